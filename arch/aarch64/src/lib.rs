@@ -1,0 +1,4 @@
+//! AArch64: EL2.
+#![no_std]
+
+extern crate alloc;

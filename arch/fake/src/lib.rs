@@ -1,0 +1,1 @@
+//! A third architecture, made of ordinary values, for tests on the host.

@@ -1,0 +1,2 @@
+//! The Fermata image.
+fn main() {}

@@ -1,0 +1,2 @@
+//! What the bare-metal test guests share.
+#![no_std]

@@ -1,0 +1,7 @@
+//! The portable core: what a guest is, who runs next, and what happens when it stops.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod addr;

@@ -1,0 +1,2 @@
+//! The host tool, `cargo xtask`.
+fn main() {}
