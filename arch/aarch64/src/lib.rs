@@ -2,3 +2,7 @@
 #![no_std]
 
 extern crate alloc;
+
+pub mod fp;
+#[cfg(target_arch = "aarch64")]
+pub mod fp_regs;
