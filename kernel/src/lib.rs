@@ -5,3 +5,6 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod mail;
+pub mod sched;
+pub mod sync;
