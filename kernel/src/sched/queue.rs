@@ -60,7 +60,18 @@ pub enum Standing {
 pub(super) struct Ready<T> {
     pub(super) vtime: u64,
     pub(super) weight: u32,
+    /// Of equal virtual times, the one that waited longer goes first.
+    order: u32,
     pub(super) item: Box<T>,
+}
+
+impl<T> Ready<T> {
+    fn goes_before(&self, other: &Self) -> bool {
+        match self.vtime.wrapping_sub(other.vtime) as i64 {
+            0 => (self.order.wrapping_sub(other.order) as i32) < 0,
+            difference => difference < 0,
+        }
+    }
 }
 
 /// A vCPU that sleeps, or is off.
@@ -95,6 +106,7 @@ pub struct RunQueue<T> {
     pub(super) place: Place,
     pub(super) tuning: Tuning,
     floor: u64,
+    order: u32,
     /// In no order: there are few, and a scan is shorter than keeping one.
     pub(super) ready: Vec<Ready<T>>,
     /// Ready, but not allowed here (any more).
@@ -117,6 +129,7 @@ impl<T: Turn> RunQueue<T> {
             place: Place { here, online: pool.online() },
             tuning,
             floor: 0,
+            order: 0,
             ready: Vec::new(),
             leaving: Vec::new(),
             parked: Vec::new(),
@@ -161,7 +174,7 @@ impl<T: Turn> RunQueue<T> {
     pub fn pick(&mut self, now: u64) -> Option<Box<T>> {
         debug_assert!(self.running.is_none(), "the last turn was not settled");
         let at = self.least()?;
-        let Ready { vtime, weight, item } = self.ready.swap_remove(at);
+        let Ready { vtime, weight, item, .. } = self.ready.swap_remove(at);
         if is_before(self.floor, vtime) {
             self.floor = vtime;
         }
@@ -377,7 +390,8 @@ impl<T: Turn> RunQueue<T> {
         if self.place.welcomes(&*item) {
             let weight = clamp(item.weight());
             self.weight += weight;
-            self.ready.push(Ready { vtime, weight, item });
+            self.order = self.order.wrapping_add(1);
+            self.ready.push(Ready { vtime, weight, order: self.order, item });
         } else {
             item.account_mut().lag = vtime.wrapping_sub(self.floor) as i64;
             self.leaving.push(item);
@@ -404,14 +418,13 @@ impl<T: Turn> RunQueue<T> {
 
     /// The place in `ready` of the one with the least virtual time.
     fn least(&self) -> Option<usize> {
-        let mut ready = self.ready.iter().enumerate();
-        let (mut least, mut vtime) = ready.next().map(|(at, ready)| (at, ready.vtime))?;
-        for (at, ready) in ready {
-            if is_before(ready.vtime, vtime) {
-                (least, vtime) = (at, ready.vtime);
+        let mut least = 0;
+        for at in 1..self.ready.len() {
+            if self.ready[at].goes_before(&self.ready[least]) {
+                least = at;
             }
         }
-        Some(least)
+        (!self.ready.is_empty()).then_some(least)
     }
 
     /// Makes room for one more vCPU in all the places where it can be.
