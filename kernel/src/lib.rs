@@ -6,3 +6,6 @@ extern crate alloc;
 
 pub mod addr;
 pub mod fp;
+pub mod mail;
+pub mod sched;
+pub mod sync;
