@@ -5,3 +5,6 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod console;
+pub mod dev;
+pub mod ring;
