@@ -9,3 +9,6 @@ pub mod fp;
 pub mod mail;
 pub mod sched;
 pub mod sync;
+pub mod console;
+pub mod dev;
+pub mod ring;
