@@ -6,3 +6,4 @@ extern crate alloc;
 pub mod fp;
 #[cfg(target_arch = "aarch64")]
 pub mod fp_regs;
+pub mod vgic;
