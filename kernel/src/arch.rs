@@ -119,11 +119,12 @@ pub trait Cpu<A: Arch> {
     /// Asks for [`Interrupt::Alarm`] at `when` in place of any earlier request, or for none.
     fn alarm(&mut self, when: Option<Ticks>);
     /// Puts a guest's privileged state, address space and pending interrupts into the hardware.
-    fn load(&mut self, guest: &mut A::Guest, chips: &A::Chips);
+    /// Other vCPUs may get something pending by it.
+    fn load(&mut self, guest: &mut A::Guest, chips: &A::Chips) -> Kicks;
     /// Takes a guest's privileged state back out of the hardware.
     fn unload(&mut self, guest: &mut A::Guest, chips: &A::Chips);
-    /// Hands what is pending to the loaded guest.
-    fn refresh(&mut self, guest: &mut A::Guest, chips: &A::Chips);
+    /// Hands what is pending to the loaded guest. Other vCPUs may get something pending by it.
+    fn refresh(&mut self, guest: &mut A::Guest, chips: &A::Chips) -> Kicks;
     /// Whether an interrupt would wake the loaded guest. Call after [`Cpu::refresh`].
     fn wants_interrupt(&mut self, guest: &mut A::Guest, chips: &A::Chips) -> bool;
     /// Runs the loaded guest until it stops.

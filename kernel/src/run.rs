@@ -79,7 +79,8 @@ impl<A: Arch> Local<A> {
             self.fp.arrive(key);
         }
         let vm = Arc::clone(&vcpu.vm);
-        self.cpu.load(&mut vcpu.guest, &vm.chips);
+        let kicks = self.cpu.load(&mut vcpu.guest, &vm.chips);
+        self.ring(&vm, kicks);
         self.trace.record(now, Kind::TurnStart, vcpu.id(), 0, 0);
         let status = &self.shared().status;
         status.running.store(u64::from(vcpu.id().0) + 1, Ordering::Relaxed);
@@ -123,7 +124,7 @@ impl<A: Arch> Local<A> {
         self.plan_alarm(vcpu);
         loop {
             if vcpu.bell().take_event() | core::mem::take(&mut vcpu.news) {
-                self.cpu.refresh(&mut vcpu.guest, &vm.chips);
+                self.refresh(vcpu, vm);
             }
             if !self.shared().mailbox.is_empty() {
                 self.read_mail();
@@ -148,6 +149,12 @@ impl<A: Arch> Local<A> {
                 verdict => return verdict,
             }
         }
+    }
+
+    /// Hands the loaded guest what is pending for it.
+    fn refresh(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>) {
+        let kicks = self.cpu.refresh(&mut vcpu.guest, &vm.chips);
+        self.ring(vm, kicks);
     }
 
     /// Deals with one exit.
@@ -200,6 +207,9 @@ impl<A: Arch> Local<A> {
 
     fn call(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>, call: Call) -> Verdict {
         let reply = match call {
+            Call::CpuOn { vcpu: Some(index), .. } | Call::State(Some(index)) if index >= vm.vcpus() => {
+                Reply::InvalidParameters
+            }
             Call::CpuOn { vcpu: None, .. } => Reply::InvalidParameters,
             Call::CpuOn { entry, .. } if !vm.chips.is_memory(entry) => Reply::InvalidAddress,
             Call::CpuOn { vcpu: Some(index), entry, arg } => match vm.bell(index).power_on() {
@@ -236,7 +246,7 @@ impl<A: Arch> Local<A> {
 
     /// Waits with the guest loaded, as long as nobody else is ready; then it has to sleep like others.
     fn doze(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>, until: Option<Ticks>) -> Verdict {
-        self.cpu.refresh(&mut vcpu.guest, &vm.chips);
+        self.refresh(vcpu, vm);
         loop {
             if self.cpu.wants_interrupt(&mut vcpu.guest, &vm.chips) {
                 return Verdict::Resume;
@@ -265,7 +275,7 @@ impl<A: Arch> Local<A> {
                 return Verdict::Stop;
             }
             if vcpu.bell().take_event() | core::mem::take(&mut vcpu.news) {
-                self.cpu.refresh(&mut vcpu.guest, &vm.chips);
+                self.refresh(vcpu, vm);
             }
         }
     }

@@ -3,6 +3,8 @@
 use kernel::addr::{Gpa, Ticks};
 use kernel::arch::{Fault, Reply};
 
+use crate::insn::{Next, Rest};
+use crate::smccc;
 use crate::vgic::Interface;
 
 /// What moves at every entry and exit. The assembly in `switch` knows the offsets of `x` and, by
@@ -58,7 +60,7 @@ pub struct Shadow {
     pub mdscr_el1: u64,
     /// `CNTP_CTL_EL0` without ISTATUS, which is computed.
     pub cntp_ctl: u64,
-    /// `CNTP_CVAL_EL0`, in ticks of the guest's physical counter, which is its virtual one.
+    /// `CNTP_CVAL_EL0`. A guest sees the physical counter as it is.
     pub cntp_cval: u64,
     /// `OSLSR_EL1.OSLK`.
     pub os_lock: u64,
@@ -119,7 +121,7 @@ const SCTLR_SPAN: u64 = 1 << 23;
 const SCTLR_DSSBS: u64 = 1 << 44;
 
 /// A load that trapped and waits for its value.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
     /// Destination register; 31 is the zero register.
     pub register: u8,
@@ -145,8 +147,10 @@ pub enum Extend {
 pub struct Pending {
     /// The load under way.
     pub load: Option<Load>,
-    /// Accesses still to be made after this one.
-    pub more: Option<crate::insn::Rest>,
+    /// What follows the access under way.
+    pub more: Option<Rest>,
+    /// The access to make before the guest runs again.
+    pub next: Option<Next>,
 }
 
 /// A vCPU's registers while it is not running.
@@ -166,8 +170,10 @@ pub struct Guest {
     pub mpidr: u64,
     /// What the instruction that trapped still has to do.
     pub pending: Pending,
-    /// Virtual counter minus physical counter, ticks; the same for all vCPUs of a guest.
+    /// Physical counter minus virtual counter (`CNTVOFF_EL2`), ticks; the same for all vCPUs of a guest.
     pub counter_offset: u64,
+    /// Whether the line of the physical timer is up.
+    pub physical_line: bool,
 }
 
 /// `MPIDR_EL1` of vCPU `index`: 16 per cluster, as SGI target lists hold 16 (RES1 bit 31).
@@ -196,6 +202,7 @@ impl Guest {
             mpidr: mpidr(index),
             pending: Pending::default(),
             counter_offset,
+            physical_line: false,
         };
         guest.reset(Gpa(0), 0);
         guest
@@ -209,6 +216,7 @@ impl Guest {
         self.shadow = Shadow::default();
         self.gic = Interface::default();
         self.pending = Pending::default();
+        self.physical_line = false;
     }
 
     /// General register `n`; 31 is the zero register.
@@ -229,8 +237,28 @@ impl Guest {
         self.frame.pstate &= !(pstate::BTYPE | pstate::SS);
     }
 
+    /// One access to a device is complete; a load has a value. Steps past the instruction with its last one.
+    pub fn finish_access(&mut self, value: Option<u64>) {
+        if let (Some(load), Some(value)) = (self.pending.load.take(), value) {
+            self.finish(load, value);
+        }
+        match self.pending.more.take() {
+            Some(Rest { second: Some(next), write_back }) => {
+                self.pending.next = Some(next);
+                self.pending.more = Some(Rest { second: None, write_back });
+            }
+            rest => {
+                if let Some(change) = rest.and_then(|rest| rest.write_back) {
+                    let base = self.gpr(change.register);
+                    self.set_gpr(change.register, base.wrapping_add_signed(change.add));
+                }
+                self.skip();
+            }
+        }
+    }
+
     /// Completes one load.
-    pub fn finish(&mut self, load: Load, value: u64) {
+    fn finish(&mut self, load: Load, value: u64) {
         let bits = u32::from(load.width) * 8;
         let unused = 64 - bits.min(64);
         let value = match load.extend {
@@ -293,34 +321,44 @@ impl Guest {
     /// When the guest's own timers next raise an interrupt, in physical ticks. Virtual: `CNTV`, which the
     /// hardware runs while the guest is loaded. Physical: `CNTP`, which is emulated.
     pub fn virtual_deadline(&self) -> Option<Ticks> {
-        self.deadline(self.sys.cntv_ctl, self.sys.cntv_cval)
+        // ENABLE set and IMASK clear (CNTV_CTL_EL0). A compare value that the physical counter never
+        // reaches is as good as none.
+        let compare = self.sys.cntv_cval.checked_add(self.counter_offset);
+        (self.sys.cntv_ctl & 3 == 1).then_some(compare).flatten().map(Ticks)
     }
 
     /// See [`Guest::virtual_deadline`].
     pub fn physical_deadline(&self) -> Option<Ticks> {
-        self.deadline(self.shadow.cntp_ctl, self.shadow.cntp_cval)
-    }
-
-    fn deadline(&self, control: u64, compare: u64) -> Option<Ticks> {
-        // ENABLE set and IMASK clear (CNTV_CTL_EL0). A compare value that the physical counter never
-        // reaches is as good as none.
-        (control & 3 == 1).then(|| compare.checked_add(self.counter_offset)).flatten().map(Ticks)
+        (self.shadow.cntp_ctl & 3 == 1).then_some(Ticks(self.shadow.cntp_cval))
     }
 }
 
-/// Puts the outcome of a PSCI call where the caller expects it (DEN0022, 5.2.2).
-pub fn psci_result(reply: Reply) -> u64 {
-    let code: i64 = match reply {
-        Reply::Done => 0,
-        Reply::NotSupported => -1,
-        Reply::InvalidParameters => -2,
-        Reply::Denied => -3,
-        Reply::AlreadyOn => -4,
-        Reply::OnPending => -5,
-        Reply::InvalidAddress => -9,
-        Reply::On => 0,
-        Reply::Off => 1,
-        Reply::Starting => 2,
-    };
-    code as u64
+impl kernel::arch::Guest for Guest {
+    fn reset(&mut self, pc: Gpa, arg: u64) {
+        self.reset(pc, arg);
+    }
+
+    fn finish_load(&mut self, value: u64) {
+        self.finish_access(Some(value));
+    }
+
+    fn finish_store(&mut self) {
+        self.finish_access(None);
+    }
+
+    fn finish_call(&mut self, reply: Reply) {
+        smccc::reply(reply, &mut self.frame.x);
+    }
+
+    fn emulated_deadline(&self) -> Option<Ticks> {
+        // Once its line is up, the timer needs no further attention until it is reprogrammed.
+        self.physical_deadline().filter(|_| !self.physical_line)
+    }
+
+    fn deadline(&self) -> Option<Ticks> {
+        match (self.virtual_deadline(), self.emulated_deadline()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
 }

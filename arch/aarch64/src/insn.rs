@@ -5,6 +5,8 @@
 //! (DDI0487 C4.1.94). Vector, exclusive and atomic accesses to a device have no sensible meaning and are
 //! answered with an abort.
 
+use kernel::addr::Gpa;
+
 use crate::guest::{Extend, Load};
 
 /// One access of an instruction, in the order they are made.
@@ -31,13 +33,6 @@ impl Half {
     }
 }
 
-impl PartialEq for Load {
-    fn eq(&self, other: &Self) -> bool {
-        (self.register, self.width, self.extend, self.wide) == (other.register, other.width, other.extend, other.wide)
-    }
-}
-impl Eq for Load {}
-
 /// A change of the base register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteBack {
@@ -58,11 +53,22 @@ pub struct Decoded {
     pub write_back: Option<WriteBack>,
 }
 
+/// An access yet to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// What it is.
+    pub half: Half,
+    /// Its guest-physical address.
+    pub at: Gpa,
+    /// Its guest-virtual address.
+    pub va: Gpa,
+}
+
 /// What is left to do after the first access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rest {
-    /// The second access and its guest-physical address.
-    pub second: Option<(Half, u64)>,
+    /// The second access.
+    pub second: Option<Next>,
     /// The change of the base register, made last.
     pub write_back: Option<WriteBack>,
 }
