@@ -12,3 +12,8 @@ pub mod sync;
 pub mod console;
 pub mod dev;
 pub mod ring;
+pub mod domain;
+pub mod fdt;
+pub mod mem;
+pub mod paging;
+pub mod platform;

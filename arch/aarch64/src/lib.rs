@@ -7,3 +7,7 @@ pub mod fp;
 #[cfg(target_arch = "aarch64")]
 pub mod fp_regs;
 pub mod vgic;
+pub mod el2;
+pub mod platform;
+pub mod stage2;
+pub mod vmid;
