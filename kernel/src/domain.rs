@@ -9,13 +9,10 @@ use alloc::vec::Vec;
 use crate::addr::{CpuId, Hpa};
 use crate::fdt::{Complaint, Found, Node, Tree, Wanted};
 use crate::mem::{GRANULE, Region, Regions};
+use crate::sched::{CpuSet, DEFAULT_WEIGHT, MAX_WEIGHT};
 
 /// The most vCPUs a guest can have.
 pub const MAX_CPUS: u32 = 8;
-/// A guest's share of a CPU when the tree does not say, relative to the others'.
-pub const DEFAULT_WEIGHT: u32 = 256;
-/// The largest share.
-pub const MAX_WEIGHT: u32 = 65535;
 /// The longest name of a guest, in bytes: it prefixes each line of its console.
 pub const MAX_NAME: usize = 31;
 /// The longest command line, in bytes, that an arm64 Linux kernel keeps (COMMAND_LINE_SIZE less the NUL).
@@ -29,32 +26,6 @@ const DOMAINS: [&str; 2] = ["fermata,domain", "xen,domain"];
 /// Our own properties. Others with our prefix are misspelt, and ignoring them would run a guest that was not asked
 /// for.
 const OWN: [&str; 4] = ["fermata,name", "fermata,fp-policy", "fermata,affinity", "fermata,weight"];
-
-/// A set of physical CPUs, one bit each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CpuSet(pub u64);
-
-impl CpuSet {
-    /// The first `count` CPUs, at most 64.
-    pub const fn first(count: usize) -> Self {
-        if count >= 64 { Self(u64::MAX) } else { Self((1 << count) - 1) }
-    }
-
-    /// Whether `cpu` is in it.
-    pub const fn contains(self, cpu: CpuId) -> bool {
-        cpu.0 < 64 && self.0 >> cpu.0 & 1 == 1
-    }
-
-    /// How many there are.
-    pub const fn count(self) -> u32 {
-        self.0.count_ones()
-    }
-
-    /// The CPUs in it, in ascending order.
-    pub fn iter(self) -> impl Iterator<Item = CpuId> {
-        (0..64).map(CpuId).filter(move |cpu| self.contains(*cpu))
-    }
-}
 
 /// A file that the boot loader has put into memory for a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,12 +194,15 @@ fn affinity<'a>(node: Node<'a>, limits: &Limits<'_>) -> Result<CpuSet, DomainErr
     if value.bytes().is_empty() || !value.bytes().len().is_multiple_of(4) {
         return Err(node.complain("fermata,affinity", Found::Value(value), Wanted::Text("numbers of CPUs")));
     }
-    value.cells().try_fold(CpuSet(0), |set, cpu| {
-        let known = limits.cpus.contains(CpuId(cpu as usize));
-        let unknown =
-            node.complain("fermata,affinity", Found::Number(cpu.into()), Wanted::CpuOf(limits.cpus.0));
-        if known { Ok(CpuSet(set.0 | 1 << cpu)) } else { Err(unknown) }
-    })
+    let mut set = CpuSet::EMPTY;
+    for cpu in value.cells() {
+        if !limits.cpus.contains(CpuId(cpu as usize)) {
+            let wanted = Wanted::CpuOf(limits.cpus.bits());
+            return Err(node.complain("fermata,affinity", Found::Number(cpu.into()), wanted));
+        }
+        set.insert(CpuId(cpu as usize));
+    }
+    Ok(set)
 }
 
 fn weight(node: Node<'_>) -> Result<u32, DomainError<'_>> {
