@@ -14,3 +14,4 @@ pub mod stage2;
 pub mod tree;
 pub mod vgic;
 pub mod vmid;
+pub mod serial;
