@@ -135,14 +135,15 @@ proptest! {
         prop_assert!(slowest <= SECOND * 2, "slowest wake-up took {slowest}");
     }
 
-    /// Who wants little is served soon, though hogs compete.
+    /// Who wants little waits for the turn under way at most, and beside a single hog not even for that.
     #[test]
-    fn a_light_sleeper_runs_at_once(hogs in 1usize..6, burst in 10u64..200, pause in 3000u64..20_000) {
+    fn a_light_sleeper_is_next(hogs in 1usize..6, burst in 10u64..200, pause in 3000u64..20_000) {
         let others = [(256, burst, pause, false)];
         let mut all = vec![(256, 1_000_000, 0, false); hogs - 1];
         all.splice(0..0, others);
         let (_, slowest) = run_with_sleepers(256, &all, 5 * SECOND);
-        prop_assert!(slowest <= 20_000, "{slowest} ns");
+        let longest = if hogs == 1 { 0 } else { (4 * MS / hogs as u64).max(MS) };
+        prop_assert!(slowest <= longest, "{slowest} ns");
     }
 
     #[test]
