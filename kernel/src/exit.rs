@@ -104,20 +104,41 @@ pub struct Access {
 
 /// Virtual CPUs of one guest, bit n for its vCPU n.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "a vCPU that is not told may never see its interrupt"]
 pub struct Kicks(pub u64);
 
 impl Kicks {
     /// Nobody.
     pub const NONE: Self = Self(0);
 
-    /// The numbers of the vCPUs.
-    pub fn iter(self) -> impl Iterator<Item = usize> {
+    /// Whether it is nobody.
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The numbers of the vCPUs, lowest first.
+    #[inline]
+    pub fn vcpus(self) -> impl Iterator<Item = usize> {
         let mut rest = self.0;
         core::iter::from_fn(move || {
             let n = rest.trailing_zeros();
             rest &= rest.wrapping_sub(1);
             (n < 64).then_some(n as usize)
         })
+    }
+}
+
+impl core::ops::BitOr for Kicks {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl core::ops::BitOrAssign for Kicks {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
     }
 }
 

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 use crate::addr::{CpuId, Gpa};
 use crate::arch::Arch;
@@ -13,6 +13,8 @@ use crate::fp::{AuditSwitch, Ledger, Policy, PolicyCell};
 use crate::mail::Mailbox;
 use crate::mem::Memory;
 use crate::sched::Pool;
+use crate::shell::Shell;
+use crate::trace::Trace;
 use crate::vcpu::Vcpu;
 use crate::vm::{End, Vm};
 
@@ -39,10 +41,19 @@ pub enum Message<A: Arch> {
 pub struct CpuShared<A: Arch> {
     /// Messages for it.
     pub mailbox: Mailbox<Message<A>>,
-    /// Its FP ledger.
-    pub ledger: Arc<Ledger>,
+    /// Its FP ledger, once it runs.
+    pub ledger: Once<Arc<Ledger>>,
+    /// What happened on it lately.
+    pub trace: Trace,
     /// What it is doing, for the monitor.
     pub status: Status,
+}
+
+impl<A: Arch> CpuShared<A> {
+    /// A CPU that has not started, on a machine with `vcpus` vCPUs.
+    pub fn new(vcpus: usize) -> Self {
+        Self { mailbox: Mailbox::new(vcpus), ledger: Once::new(), trace: Trace::new(), status: Status::default() }
+    }
 }
 
 /// What a CPU publishes about itself. One writer.
@@ -140,7 +151,7 @@ pub struct Machine<A: Arch> {
     /// The auditor.
     pub audit: Arc<AuditSwitch>,
     /// The monitor's prompt.
-    pub shell: Mutex<crate::shell::Shell>,
+    pub shell: Shell,
     /// Ticks in a second.
     pub hz: u64,
     /// The time.

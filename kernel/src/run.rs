@@ -42,6 +42,7 @@ impl<A: Arch> Local<A> {
     /// A CPU with nothing to do. `fp` is the unit whose ledger `machine` publishes.
     pub fn new(cpu: A::Cpu, machine: &'static Machine<A>, fp: FpUnit<A::Fp>, trace: &'static Trace) -> Self {
         let id = cpu.id();
+        machine.cpus[id.0].ledger.call_once(|| fp.ledger());
         let queue = RunQueue::new(id, &machine.pool, Tuning::per_second(cpu.hz()));
         Self { cpu, id, machine, queue, fp, trace, yielding: false }
     }
@@ -388,7 +389,7 @@ impl<A: Arch> Local<A> {
 
     /// Tells vCPUs of `vm` that something is pending for them.
     fn ring(&mut self, vm: &Arc<Vm<A>>, kicks: Kicks) {
-        for index in kicks.iter().filter(|index| *index < vm.vcpus()) {
+        for index in kicks.vcpus().filter(|index| *index < vm.vcpus()) {
             match vm.bell(index).ring() {
                 Ring::Nothing => {}
                 Ring::KickCpu(cpu) if cpu == self.id => {}

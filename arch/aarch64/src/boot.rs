@@ -8,6 +8,7 @@
 use core::arch::{global_asm, naked_asm};
 
 use crate::cpu::STACK_SIZE;
+use crate::el2::MAIR;
 
 /// What a secondary CPU needs before it can run Rust: the address is its `CPU_ON` context id.
 #[derive(Debug)]
@@ -27,8 +28,6 @@ pub struct Handoff {
     pub arg: u64,
 }
 
-/// `MAIR_EL2`: attribute 0 is Device-nGnRE, attribute 1 Normal write-back (DDI0487 D24.2.109).
-pub const MAIR: u64 = 0xff04;
 /// `SCTLR_EL2`: RES1 bits of E2H=0, I, C, M, SA, WXN off while the throw-away map is in use (D24.2.134).
 pub const SCTLR_ON: u64 = 0x30c5_1835 | (1 << 12) | (1 << 3) | (1 << 2) | 1;
 /// `SCTLR_EL2` with the MMU off: the RES1 bits.
@@ -153,7 +152,7 @@ unsafe extern "C" fn start() -> ! {
         "mov x29, xzr",
         "mov x0, x19",
         "mov x1, x20",
-        "b {rust}",
+        "b fermata_boot",
         "9: wfe",
         "b 9b",
         hcr_low = const HCR_HOST & 0xffff,
@@ -167,7 +166,32 @@ unsafe extern "C" fn start() -> ! {
         map = sym EARLY_MAP,
         stack = sym BOOT_STACK,
         stack_size = const STACK_SIZE,
-        rust = sym crate::start::boot_cpu,
+    )
+}
+
+/// Continues on the tables at `root` with `TCR_EL2` = `tcr`.
+///
+/// The size of addresses changes with the tables, so the MMU is off in between; nothing touches memory there.
+///
+/// # Safety
+/// The tables map this code and the stack at the addresses they have, and everything the caller uses later.
+#[unsafe(naked)]
+pub unsafe extern "C" fn enter_map(root: u64, tcr: u64) {
+    naked_asm!(
+        "dsb sy",
+        "mrs x2, sctlr_el2",
+        "bic x3, x2, #1",
+        "msr sctlr_el2, x3",
+        "isb",
+        "msr ttbr0_el2, x0",
+        "msr tcr_el2, x1",
+        "isb",
+        "tlbi alle2",
+        "dsb sy",
+        "isb",
+        "msr sctlr_el2, x2",
+        "isb",
+        "ret",
     )
 }
 

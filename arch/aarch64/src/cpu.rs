@@ -58,6 +58,16 @@ impl ThisCpu {
         Self { id, hz: CNTFRQ_EL0.get(), gic, fp, alarm: None, keys, last: (0, 0) }
     }
 
+    /// Says whether guests have PAuth keys, once that is known of all CPUs.
+    pub fn set_keys(&mut self, keys: Keys) {
+        self.keys = keys;
+    }
+
+    /// The guest loaded last is gone: nothing of it counts as still loaded.
+    pub fn forget_guest(&mut self) {
+        self.last = (0, 0);
+    }
+
     /// Brings the guest's registers that exception entry reads up to date, raises the exception, and puts
     /// what it wrote into the hardware.
     fn raise(&mut self, guest: &mut Guest, raise: impl FnOnce(&mut Guest)) {

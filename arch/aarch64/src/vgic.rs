@@ -24,13 +24,15 @@
 //! What a guest reads back of pending and active state is as of the last `sync` of the vCPU that holds it.
 
 use alloc::boxed::Box;
-use core::ops::{BitOr, BitOrAssign};
 
 mod list;
 mod mmio;
 #[cfg(test)]
 mod tests;
 mod word;
+
+use kernel::dev::Level;
+use kernel::exit::Kicks;
 
 pub use list::Interface;
 use word::Word;
@@ -64,48 +66,6 @@ pub enum Frame {
     Dist,
     /// The redistributor of one vCPU, 128 KiB: RD frame, then SGI frame.
     Redist(usize),
-}
-
-/// Level of an interrupt input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// Not asserted.
-    Low,
-    /// Asserted. On an edge-triggered input the change from low is what counts.
-    High,
-}
-
-/// The vCPUs (bit n: vCPU n) that have something new to consider and must pass through `sync` and `flush`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[must_use = "a vCPU that is not kicked may never see its interrupt"]
-pub struct Kicks(pub u64);
-
-impl Kicks {
-    /// Nobody needs to look.
-    pub const NONE: Self = Self(0);
-
-    /// True when no vCPU needs to look.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Lists the vCPUs, lowest first.
-    pub fn vcpus(self) -> impl Iterator<Item = usize> {
-        Bits(self.0).map(|vcpu| vcpu as usize)
-    }
-}
-
-impl BitOr for Kicks {
-    type Output = Self;
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
-impl BitOrAssign for Kicks {
-    fn bitor_assign(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
 }
 
 /// Positions of the set bits, lowest first.
