@@ -170,7 +170,7 @@ pub struct Console {
     shown: AtomicU64,
     /// The port to be in focus.
     focus: AtomicU8,
-    /// Whether the mode is framed, for [`Console::force`].
+    /// Whether the mode is framed.
     framed: AtomicBool,
 }
 
@@ -285,7 +285,7 @@ impl Console {
 
     /// The next byte for a port.
     pub fn get(&self, port: PortId) -> Option<u8> {
-        if self.receiving.load(Ordering::Acquire) & bit(port) == 0 {
+        if !self.waiting(port) {
             return None;
         }
         if port == PortId::FERMATA {
@@ -304,6 +304,16 @@ impl Console {
             self.overrun.fetch_and(!bit(port), Ordering::Relaxed);
             self.refused.fetch_and(!bit(port), Ordering::Relaxed);
         }
+    }
+
+    /// Whether there is a byte for a port.
+    pub fn waiting(&self, port: PortId) -> bool {
+        self.receiving.load(Ordering::Acquire) & bit(port) != 0
+    }
+
+    /// Who looks at the terminal.
+    pub fn mode(&self) -> Mode {
+        if self.framed.load(Ordering::Relaxed) { Mode::Framed } else { Mode::Terminal }
     }
 
     /// Whether anything waits for a turn of the console; asked before a CPU goes to sleep.

@@ -17,3 +17,5 @@ pub mod platform;
 pub mod ring;
 pub mod sched;
 pub mod sync;
+pub mod shell;
+pub mod trace;

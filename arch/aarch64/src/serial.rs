@@ -168,7 +168,7 @@ impl<R: Registers> Serial for Uart<R> {
 
 /// PL011 registers and bits, DDI0183G chapter 3.
 mod pl011 {
-    pub(super) const DR: usize = 0x00 / 4;
+    pub(super) const DR: usize = 0;
     pub(super) const FR: usize = 0x18 / 4;
     pub(super) const LCR_H: usize = 0x2C / 4;
     pub(super) const CR: usize = 0x30 / 4;

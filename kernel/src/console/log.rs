@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-use super::{Console, FRAME, LOG, PortId, Serial, mark};
+use super::{Console, FRAME, LOG, Mode, PortId, Serial, mark};
 use crate::addr::CpuId;
 
 /// The longest log line, its end included; what is longer is cut and says so.
@@ -108,7 +108,7 @@ impl Console {
     /// Starts with what the log still holds, if it can be had.
     pub fn force<'a>(&'a self, serial: &'a mut dyn Serial) -> Force<'a> {
         let mut force = Force { serial, patience: PATIENCE };
-        if self.framed.load(core::sync::atomic::Ordering::Relaxed) {
+        if self.mode() == Mode::Framed {
             force.byte(FRAME);
             force.byte(b'0');
         }
