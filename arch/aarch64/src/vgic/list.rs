@@ -289,7 +289,8 @@ impl Vgic {
             cpu.hcr |= hcr::NPIE;
             return;
         }
-        // All are active: NPIE would fire at once and for ever. Any of them that ends makes room.
+        // All are active: NPIE would fire at once and for ever. Any of them that ends makes room. With LR.HW only
+        // UIE tells, and it cannot where there is one list register: there the next exit has to do.
         for n in Bits(cpu.used.into()) {
             if cpu.lr[n as usize] & lr::HW == 0 {
                 cpu.lr[n as usize] |= lr::EOI;
