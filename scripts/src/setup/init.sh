@@ -17,6 +17,8 @@ for word in $(cat /proc/cmdline); do
     esac
 done
 hostname "$name"
+# A serial line has no size, and a shell that does not know one asks the terminal with an escape at each prompt.
+stty cols 80 rows 24 </dev/console
 export PS1="$name# "
 # `poweroff`, `halt` and `reboot` tell the first process; it may still be waiting for a shell.
 trap 'poweroff -f' USR2
