@@ -37,12 +37,19 @@ pub(crate) enum NotAnImage {
 impl std::fmt::Display for NotAnImage {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::TooShort(length) => write!(out, "it has {length} bytes, the arm64 Image header alone has 64"),
+            Self::TooShort(length) => {
+                write!(out, "it has {length} bytes, the arm64 Image header alone has 64")
+            }
             Self::Elf => write!(out, "it is an ELF file; make a flat image of it (objcopy -O binary)"),
             Self::Gzip => write!(out, "it is compressed with gzip; unpack it (gzip -d)"),
-            Self::EfiZboot => write!(out, "it is a compressed EFI kernel (zboot); take the raw `Image` instead"),
+            Self::EfiZboot => {
+                write!(out, "it is a compressed EFI kernel (zboot); take the raw `Image` instead")
+            }
             Self::Magic(found) => {
-                write!(out, "it has {found:#010x} at offset {MAGIC_AT}, an arm64 Image has {MAGIC:#010x} (\"ARM\\x64\")")
+                write!(
+                    out,
+                    "it has {found:#010x} at offset {MAGIC_AT}, an arm64 Image has {MAGIC:#010x} (\"ARM\\x64\")"
+                )
             }
         }
     }

@@ -99,7 +99,11 @@ impl Cpus {
     fn from_list(mut cpus: Vec<u32>) -> Result<Self, String> {
         cpus.sort_unstable();
         cpus.dedup();
-        if cpus.is_empty() { Err("an empty list of CPUs leaves none to run on".to_string()) } else { Ok(Self(cpus)) }
+        if cpus.is_empty() {
+            Err("an empty list of CPUs leaves none to run on".to_string())
+        } else {
+            Ok(Self(cpus))
+        }
     }
 }
 
@@ -138,9 +142,12 @@ mod tests {
 
     #[test]
     fn memory_reads_back_as_it_is_shown() {
-        for (text, bytes, shown) in
-            [("256M", 256 << 20, "256 MiB"), ("2G", 2 << 30, "2 GiB"), ("512", 512 << 20, "512 MiB"), ("64k", 64 << 10, "64 KiB")]
-        {
+        for (text, bytes, shown) in [
+            ("256M", 256 << 20, "256 MiB"),
+            ("2G", 2 << 30, "2 GiB"),
+            ("512", 512 << 20, "512 MiB"),
+            ("64k", 64 << 10, "64 KiB"),
+        ] {
             let memory: Memory = text.parse().unwrap();
             assert_eq!((memory.0, memory.to_string().as_str()), (bytes, shown));
             assert_eq!(shown.parse::<Memory>(), Ok(memory));
@@ -152,9 +159,12 @@ mod tests {
 
     #[test]
     fn cpu_lists_read_back_as_they_are_shown() {
-        for (text, cpus, shown) in
-            [("0", vec![0], "0"), ("0-1", vec![0, 1], "0-1"), ("3+0-1", vec![0, 1, 3], "0-1+3"), ("2,2", vec![2], "2")]
-        {
+        for (text, cpus, shown) in [
+            ("0", vec![0], "0"),
+            ("0-1", vec![0, 1], "0-1"),
+            ("3+0-1", vec![0, 1, 3], "0-1+3"),
+            ("2,2", vec![2], "2"),
+        ] {
             let list: Cpus = text.parse().unwrap();
             assert_eq!((&list.0, list.to_string().as_str()), (&cpus, shown));
             assert_eq!(shown.parse::<Cpus>(), Ok(list));

@@ -99,7 +99,7 @@ struct Config {
 }
 
 /// The kernel and RAM disk of guests that name none: Debian's.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Linux {
     /// Debian's kernel, a raw arm64 Image.
     pub(crate) kernel: PathBuf,
@@ -142,7 +142,9 @@ impl Written {
             name: self.name.unwrap_or_else(|| format!("{stem}{index}")),
             kernel: self.kernel.unwrap_or_else(|| linux.kernel.clone()),
             initrd: self.initrd.or_else(|| debian.then(|| linux.initrd.clone())),
-            cmdline: self.cmdline.unwrap_or_else(|| if debian { LINUX_CMDLINE.into() } else { String::new() }),
+            cmdline: self
+                .cmdline
+                .unwrap_or_else(|| if debian { LINUX_CMDLINE.into() } else { String::new() }),
             cpus: self.cpus.unwrap_or(2),
             memory: self.memory.unwrap_or(Memory(256 << 20)),
             fp: self.fp.unwrap_or_default(),
@@ -301,7 +303,10 @@ mod tests {
     #[test]
     fn what_is_left_open_is_debian_linux() {
         let vm = Written::default().resolve(1, &linux());
-        assert_eq!((vm.name.as_str(), vm.cpus, vm.memory, vm.fp), ("linux1", 2, Memory(256 << 20), Policy::Hold));
+        assert_eq!(
+            (vm.name.as_str(), vm.cpus, vm.memory, vm.fp),
+            ("linux1", 2, Memory(256 << 20), Policy::Hold)
+        );
         assert_eq!((vm.kernel, vm.initrd), ("vmlinuz".into(), Some("initrd.cpio".into())));
         let vm = "kernel=mine".parse::<Written>().unwrap().resolve(0, &linux());
         assert_eq!((vm.name.as_str(), vm.initrd, vm.cmdline.as_str()), ("vm0", None, ""));
