@@ -3,11 +3,24 @@
 //! Commands say what they need with [`Need`] and get [`Tools`] back. What is there already is taken as it is, with no
 //! network access.
 
+mod apt;
+mod cache;
+mod deb;
+mod debian;
+mod emulator;
+pub(crate) mod initramfs;
+mod process;
+mod progress;
+mod target;
+
+use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
+use self::cache::{Cache, Lock};
 use crate::Command;
 use crate::arch::Arch;
 
@@ -15,8 +28,21 @@ use crate::arch::Arch;
 pub(crate) const COMMAND: Command = Command {
     name: "setup",
     summary: "install what is needed: emulator, Rust targets, guest kernel and userland",
-    help: "",
-    run: |_| Ok(ExitCode::SUCCESS),
+    help: "\
+cargo xtask setup [--check]
+
+Installs and fetches what `run`, `test` and `bench` need, as these do by themselves:
+  the emulator           QEMU 10.0 or newer: the one on the PATH, else Debian's from backports, with apt (as root
+                         directly, else through sudo)
+  the Rust targets       with rustup, else built from the library's source
+  the Linux guests       kernel and busybox from Debian packages, checked, kept in the cache
+What is there already is left as it is and needs no network.
+
+  --check                only report: nothing is changed; exits with 1 if something is missing
+
+The cache is $FERMATA_CACHE, else fermata in $XDG_CACHE_HOME or in ~/.cache. Remove it to fetch newer versions.
+",
+    run: command,
 };
 
 /// Something a command cannot do without.
@@ -28,6 +54,65 @@ pub(crate) enum Need {
     Target(Arch),
     /// Debian's kernel and its static busybox, for Linux guests.
     Debian(Arch),
+}
+
+impl Need {
+    /// Everything the project can use today.
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Emulator(Arch::Aarch64),
+        Self::Target(Arch::Aarch64),
+        Self::Target(Arch::Loongarch64),
+        Self::Debian(Arch::Aarch64),
+    ];
+
+    /// Puts it where [`Tools::find`] finds it.
+    fn install(self, cache: &Cache, lock: &Lock) -> Result<()> {
+        match self {
+            Self::Emulator(arch) => emulator::install(cache, lock, arch),
+            Self::Target(arch) => target::install(cache, lock, arch),
+            Self::Debian(arch) => debian::install(cache, lock, arch),
+        }
+    }
+}
+
+/// How something that is needed was found.
+enum State<T> {
+    /// It is there.
+    Present {
+        /// Where, or what else a caller wants of it.
+        item: T,
+        /// What it is, for people: name, version, place.
+        label: String,
+    },
+    /// It is not.
+    Missing {
+        /// What is missing.
+        why: String,
+        /// What set-up does about it.
+        then: String,
+    },
+}
+
+/// A [`State`] without the item, to report.
+impl<T> State<T> {
+    fn keep(self, items: &mut Vec<(Arch, T)>, arch: Arch) -> State<()> {
+        match self {
+            Self::Present { item, label } => {
+                items.push((arch, item));
+                State::Present { item: (), label }
+            }
+            Self::Missing { why, then } => State::Missing { why, then },
+        }
+    }
+}
+
+impl fmt::Display for State<()> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Present { label, .. } => write!(f, "present  {label}"),
+            Self::Missing { why, then } => write!(f, "missing  {why}; set-up would {then}"),
+        }
+    }
 }
 
 /// Where everything is that was asked for.
@@ -52,6 +137,10 @@ pub(crate) struct Debian {
 }
 
 impl Tools {
+    fn new(cache: &Cache) -> Self {
+        Self { cache: cache.root().to_owned(), emulators: Vec::new(), debian: Vec::new() }
+    }
+
     /// The folder for what is expensive to make again; other commands may keep folders of their own in it.
     pub(crate) fn cache(&self) -> &Path {
         &self.cache
@@ -59,42 +148,92 @@ impl Tools {
 
     /// The emulator's program.
     pub(crate) fn emulator(&self, arch: Arch) -> &Path {
-        find(&self.emulators, arch).as_path()
+        pick(&self.emulators, arch).as_path()
     }
 
     /// The parts of a Linux guest.
     pub(crate) fn debian(&self, arch: Arch) -> &Debian {
-        find(&self.debian, arch)
+        pick(&self.debian, arch)
     }
 
-    /// Builds the guests' initramfs (busybox, `/init`, see `initramfs`) with files of the caller's added.
+    /// Builds the guests' initramfs (busybox and `/init`; see `init.sh` for what it reads from the kernel's command
+    /// line) with files of the caller's added.
     pub(crate) fn initramfs(&self, arch: Arch, extra: &[initramfs::File<'_>]) -> Result<Vec<u8>> {
-        let _ = (arch, extra);
-        anyhow::bail!("not yet")
+        let busybox = &self.debian(arch).busybox;
+        let busybox = fs::read(busybox).with_context(|| format!("{} cannot be read", busybox.display()))?;
+        initramfs::build(&busybox, extra)
+    }
+
+    /// Looks for something, and remembers where it is.
+    fn find(&mut self, cache: &Cache, need: Need) -> State<()> {
+        match need {
+            Need::Emulator(arch) => emulator::find(arch).keep(&mut self.emulators, arch),
+            Need::Target(arch) => target::find(arch),
+            Need::Debian(arch) => debian::find(cache, arch).keep(&mut self.debian, arch),
+        }
     }
 }
 
-fn find<T>(items: &[(Arch, T)], arch: Arch) -> &T {
+/// The item of an architecture.
+fn pick<T>(items: &[(Arch, T)], arch: Arch) -> &T {
     &items.iter().find(|item| item.0 == arch).expect("asked for without being a need").1
 }
 
-pub(crate) mod initramfs {
-    //! The guests' initial file system.
-
-    /// A file to add.
-    #[derive(Clone, Copy, Debug)]
-    pub(crate) struct File<'a> {
-        /// Its path from the root, without the leading slash: `bin/fp-check`.
-        pub(crate) path: &'a str,
-        /// Its content.
-        pub(crate) content: &'a [u8],
-        /// Its permission bits: `0o755`.
-        pub(crate) mode: u32,
-    }
+/// Provides everything in `needs`, installing and fetching what is missing.
+///
+/// # Errors
+/// When something is missing and cannot be had; the message names it and what to do.
+pub(crate) fn ensure(needs: &[Need]) -> Result<Tools> {
+    let (tools, _) = provide(needs)?;
+    Ok(tools)
 }
 
-/// Provides everything in `needs`, installing and fetching what is missing.
-pub(crate) fn ensure(needs: &[Need]) -> Result<Tools> {
-    let _ = needs;
-    anyhow::bail!("not yet")
+/// Does the work of [`ensure`], and tells what there is.
+fn provide(needs: &[Need]) -> Result<(Tools, Vec<State<()>>)> {
+    let cache = Cache::locate()?;
+    let mut tools = Tools::new(&cache);
+    let mut lock = None;
+    let mut states = Vec::new();
+    for &need in needs {
+        let mut state = tools.find(&cache, need);
+        if matches!(state, State::Missing { .. }) {
+            let lock = match &lock {
+                Some(lock) => lock,
+                None => lock.insert(cache.lock()?),
+            };
+            // Another process may have brought it while this one waited for the lock.
+            state = tools.find(&cache, need);
+            if matches!(state, State::Missing { .. }) {
+                need.install(&cache, lock)?;
+                state = tools.find(&cache, need);
+            }
+        }
+        if let State::Missing { why, .. } = &state {
+            bail!("it was installed without an error, and still: {why}");
+        }
+        states.push(state);
+    }
+    Ok((tools, states))
+}
+
+/// Runs `cargo xtask setup`.
+fn command(mut arguments: lexopt::Parser) -> Result<ExitCode> {
+    let mut check = false;
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            lexopt::Arg::Long("check") => check = true,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let states = if check { look(&Need::ALL)? } else { provide(&Need::ALL)?.1 };
+    states.iter().for_each(|state| println!("{state}"));
+    let missing = states.iter().any(|state| matches!(state, State::Missing { .. }));
+    Ok(if missing { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Looks for everything and changes nothing.
+fn look(needs: &[Need]) -> Result<Vec<State<()>>> {
+    let cache = Cache::locate()?;
+    let mut tools = Tools::new(&cache);
+    Ok(needs.iter().map(|&need| tools.find(&cache, need)).collect())
 }
