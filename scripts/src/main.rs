@@ -4,7 +4,11 @@
 //! does nothing else.
 
 mod arch;
+mod flat;
+mod run;
+mod scratch;
 mod setup;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -21,7 +25,7 @@ struct Command {
 }
 
 /// Every command, in the order of the help text.
-const COMMANDS: &[Command] = &[setup::COMMAND];
+const COMMANDS: &[Command] = &[setup::COMMAND, run::COMMAND];
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);

@@ -1,0 +1,346 @@
+//! What goes where in the machine's memory, and the nodes that tell Fermata so.
+
+use super::tree::{Node, Tree};
+use super::units::Memory;
+use super::vm::Vm;
+use crate::flat;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Memory at the start of RAM that is Fermata's own, in bytes.
+const RESERVED: u64 = 32 << 20;
+/// Most memory that QEMU takes for the device tree, in bytes (`FDT_MAX_SIZE` is 1 MiB, doubled when one is loaded).
+const TREE_ROOM: u64 = 4 << 20;
+/// Modules start at multiples of this: a stage-2 block.
+const ALIGN: u64 = 2 << 20;
+/// Longest name of a guest: that of a device-tree node (Devicetree Specification 0.4, 2.2.1).
+const LONGEST_NAME: usize = 31;
+/// Memory a Linux guest needs beside its kernel and RAM disk to get anywhere, in bytes.
+const ELBOW_ROOM: u64 = 4 << 20;
+/// Most vCPUs a guest can ask for: what one vGICv3 redistributor region of a guest holds here.
+const MOST_VCPUS: u32 = 64;
+
+/// A file that the loader puts into memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Module {
+    /// The file.
+    pub(crate) file: PathBuf,
+    /// Its physical address.
+    pub(crate) address: u64,
+    /// Its length in bytes.
+    pub(crate) size: u64,
+}
+
+/// The modules of one guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Modules {
+    /// Its kernel.
+    pub(crate) kernel: Module,
+    /// Its initial RAM disk.
+    pub(crate) ramdisk: Option<Module>,
+}
+
+/// Checks guests before anything is built or booted: what can be known to fail is refused here.
+///
+/// # Errors
+/// Names the guest, the key, what was found and what was expected.
+pub(crate) fn check(vms: &[Vm], cpus: u32, memory: Memory) -> Result<()> {
+    ensure!(!vms.is_empty(), "there is no guest to run");
+    let mut names = HashSet::new();
+    for vm in vms {
+        check_name(&vm.name)?;
+        ensure!(names.insert(&vm.name), "two guests are called `{}`; names must be unique", vm.name);
+        check_one(vm, cpus).with_context(|| format!("guest `{}`", vm.name))?;
+    }
+    let wanted: u64 = vms.iter().map(|vm| vm.memory.0).fold(0, u64::saturating_add);
+    let modules: u64 =
+        vms.iter().flat_map(|vm| [Some(&vm.kernel), vm.initrd.as_ref()]).flatten().map(|f| length(f)).sum();
+    let needed = wanted.saturating_add(RESERVED + TREE_ROOM + modules);
+    ensure!(
+        needed <= memory.0,
+        "the guests want {} of memory, with their files, Fermata and the device tree {}; the machine has {memory} \
+         (--memory)",
+        Memory(wanted),
+        Memory(needed.next_multiple_of(1 << 20))
+    );
+    Ok(())
+}
+
+/// Returns the length of a file in bytes, 0 for one that cannot be read.
+fn length(file: &Path) -> u64 {
+    std::fs::metadata(file).map_or(0, |data| data.len())
+}
+
+/// Checks that a name can be the name of a node and of a console.
+fn check_name(name: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    ensure!(
+        name.len() <= LONGEST_NAME
+            && name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.chars().all(good),
+        "`{name}` cannot be a guest's name; it is made of at most {LONGEST_NAME} letters, digits, `.`, `_` and `-` \
+         and starts with a letter"
+    );
+    ensure!(name != "fermata", "a guest cannot be called `fermata`; that is the hypervisor's own console");
+    Ok(())
+}
+
+/// Checks one guest by itself.
+fn check_one(vm: &Vm, cpus: u32) -> Result<()> {
+    ensure!(vm.cpus >= 1, "key `cpus`: a guest has at least one vCPU");
+    ensure!(vm.cpus <= MOST_VCPUS, "key `cpus`: {} vCPUs; {MOST_VCPUS} is the most", vm.cpus);
+    ensure!(vm.weight >= 1, "key `weight`: 0 would never run; 256 is the ordinary share");
+    ensure!(vm.memory.0.is_multiple_of(4096), "key `memory`: {} is no multiple of 4 KiB", vm.memory);
+    if let Some(missing) = vm.affinity.iter().flat_map(|list| &list.0).find(|&&cpu| cpu >= cpus) {
+        bail!("key `affinity`: there is no CPU {missing}; the machine has {cpus}, numbered from 0 (--cpus)");
+    }
+    let kernel = read_start(&vm.kernel).with_context(|| format!("key `kernel`: {}", vm.kernel.display()))?;
+    let header = match flat::header(&kernel) {
+        Ok(header) => header,
+        Err(why) => bail!("key `kernel`: {} is no raw arm64 Image: {why}", vm.kernel.display()),
+    };
+    let mut needed = header.image_size.max(length(&vm.kernel));
+    if let Some(initrd) = &vm.initrd {
+        read_start(initrd).with_context(|| format!("key `initrd`: {}", initrd.display()))?;
+        needed += length(initrd) + ELBOW_ROOM;
+    }
+    ensure!(
+        needed <= vm.memory.0,
+        "key `memory`: {} is too little; the kernel and what comes with it take {}",
+        vm.memory,
+        Memory(needed.next_multiple_of(1 << 20))
+    );
+    Ok(())
+}
+
+/// Reads the first bytes of a file, enough for any header.
+fn read_start(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut start = Vec::new();
+    std::fs::File::open(path)?.take(4096).read_to_end(&mut start)?;
+    Ok(start)
+}
+
+/// Gives every module of every guest a place at the top of the machine's memory, clear of Fermata and of the place
+/// where QEMU puts the device tree.
+///
+/// # Errors
+/// There is not enough memory, or a file cannot be read.
+pub(crate) fn place(vms: &[Vm], memory: &[Range<u64>]) -> Result<Vec<Modules>> {
+    let (first, last) = match memory {
+        [first, .., last] => (first, last),
+        [only] => (only, only),
+        [] => bail!("the machine has no memory"),
+    };
+    let total: u64 = memory.iter().map(|range| range.end - range.start).sum();
+    // QEMU (10.0, hw/arm/boot.c) puts it half-way up the memory, at most 128 MiB up.
+    let tree = first.start + (total / 2).min(128 << 20);
+    let taken = [first.start..first.start + RESERVED, tree..tree.next_multiple_of(ALIGN) + TREE_ROOM];
+    let mut top = last.end;
+    let mut put = |file: &PathBuf| -> Result<Module> {
+        let size = std::fs::metadata(file).with_context(|| file.display().to_string())?.len();
+        let mut address = top.saturating_sub(size) & !(ALIGN - 1);
+        while let Some(hit) = taken.iter().rev().find(|t| address < t.end && t.start < address + size) {
+            address = hit.start.saturating_sub(size) & !(ALIGN - 1);
+            if address < last.start {
+                break;
+            }
+        }
+        ensure!(
+            address >= last.start,
+            "{} ({}) does not fit into the machine's memory beside what is there already (--memory)",
+            file.display(),
+            Memory(size.max(1))
+        );
+        top = address;
+        Ok(Module { file: file.clone(), address, size })
+    };
+    vms.iter()
+        .map(|vm| {
+            Ok(Modules { kernel: put(&vm.kernel)?, ramdisk: vm.initrd.as_ref().map(&mut put).transpose()? })
+        })
+        .collect()
+}
+
+/// Writes the guests into `/chosen`, after Fermata's own command line.
+///
+/// # Errors
+/// The tree has no `/chosen`.
+pub(crate) fn describe(tree: &mut Tree, bootargs: &str, vms: &[Vm], modules: &[Modules]) -> Result<()> {
+    if tree.node("/chosen").is_err() {
+        tree.root.children.push(Node::new("chosen"));
+    }
+    let chosen = tree.node("/chosen")?;
+    chosen.set_strings("bootargs", &[bootargs]);
+    for (vm, modules) in vms.iter().zip(modules) {
+        chosen.children.retain(|node| node.name != vm.name);
+        chosen.children.push(domain(vm, modules));
+    }
+    Ok(())
+}
+
+/// Makes the node of a guest: Xen's dom0less binding, and our own properties with our prefix.
+fn domain(vm: &Vm, modules: &Modules) -> Node {
+    let mut node = Node::new(&vm.name);
+    let kib = vm.memory.0 / 1024;
+    node.set_strings("compatible", &["fermata,domain", "xen,domain"])
+        .set_cells("#address-cells", &[2])
+        .set_cells("#size-cells", &[2])
+        .set_cells("cpus", &[vm.cpus])
+        .set_cells("memory", &halves(kib))
+        .set("vpl011", [])
+        .set_strings("fermata,name", &[&vm.name])
+        .set_strings("fermata,fp-policy", &[vm.fp.name()])
+        .set_cells("fermata,weight", &[vm.weight]);
+    if let Some(affinity) = &vm.affinity {
+        node.set_cells("fermata,affinity", &affinity.0);
+    }
+    let mut kernel = module(&modules.kernel, "multiboot,kernel");
+    kernel.set_strings("bootargs", &[&vm.cmdline]);
+    node.children.push(kernel);
+    node.children.extend(modules.ramdisk.iter().map(|ramdisk| module(ramdisk, "multiboot,ramdisk")));
+    node
+}
+
+/// Makes the node of a module.
+fn module(module: &Module, kind: &str) -> Node {
+    let mut node = Node::new(format!("module@{:x}", module.address));
+    node.set_strings("compatible", &[kind, "multiboot,module"])
+        .set_cells("reg", &[halves(module.address), halves(module.size)].concat());
+    node
+}
+
+/// Splits a number into its upper and lower cell.
+fn halves(number: u64) -> [u32; 2] {
+    [(number >> 32) as u32, number as u32]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::tests::machine;
+    use super::super::units::Cpus;
+    use super::super::vm::Policy;
+    use super::*;
+    use crate::flat::tests::image;
+    use crate::scratch::Scratch;
+
+    const MIB: u64 = 1 << 20;
+    const RAM: u64 = 0x4000_0000;
+
+    fn vm(name: &str, kernel: PathBuf) -> Vm {
+        Vm {
+            name: name.into(),
+            kernel,
+            initrd: None,
+            cmdline: "a=b".into(),
+            cpus: 2,
+            memory: Memory(64 * MIB),
+            fp: Policy::Lazy,
+            affinity: Some(Cpus(vec![0, 1])),
+            weight: 512,
+        }
+    }
+
+    fn pair(scratch: &Scratch) -> Vec<Vm> {
+        let kernel = scratch.file("kernel", &image(3 << 20, 5 << 20)).unwrap();
+        let initrd = scratch.file("initrd", &[7; 4097]).unwrap();
+        vec![Vm { initrd: Some(initrd), ..vm("a", kernel.clone()) }, vm("b", kernel)]
+    }
+
+    fn why(vms: &[Vm]) -> String {
+        format!("{:#}", check(vms, 2, Memory(1 << 30)).unwrap_err())
+    }
+
+    #[test]
+    fn modules_lie_apart_and_clear_of_fermata_and_the_tree() {
+        let scratch = Scratch::new().unwrap();
+        for megabytes in [64, 128, 256, 1024, 8192] {
+            let ram = RAM..RAM + megabytes * MIB;
+            let placed = place(&pair(&scratch), std::slice::from_ref(&ram)).unwrap();
+            let mut ranges: Vec<Range<u64>> = placed
+                .iter()
+                .flat_map(|m| [Some(&m.kernel), m.ramdisk.as_ref()])
+                .flatten()
+                .map(|m| m.address..m.address + m.size)
+                .collect();
+            let tree = RAM + (megabytes * MIB / 2).min(128 * MIB);
+            ranges.extend([RAM..RAM + RESERVED, tree..tree + TREE_ROOM]);
+            ranges.sort_by_key(|range| range.start);
+            assert!(
+                ranges.iter().all(|range| ram.start <= range.start && range.end <= ram.end),
+                "{ranges:x?}"
+            );
+            assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "{megabytes}: {ranges:x?}");
+            assert!(placed.iter().all(|m| m.kernel.address % ALIGN == 0));
+        }
+    }
+
+    #[test]
+    fn a_module_that_does_not_fit_is_named() {
+        let scratch = Scratch::new().unwrap();
+        let kernel = scratch.file("huge", &image(3 << 20, 5 << 20)).unwrap();
+        let vms = vec![vm("a", kernel); 1];
+        let why = place(&vms, std::slice::from_ref(&(RAM..RAM + 34 * MIB))).unwrap_err().to_string();
+        assert!(why.contains("huge") && why.contains("3 MiB"), "{why}");
+    }
+
+    #[test]
+    fn guests_read_back_from_the_tree_as_fermata_sees_it() {
+        let scratch = Scratch::new().unwrap();
+        let vms = pair(&scratch);
+        let mut tree = machine(RAM..RAM + 1024 * MIB);
+        let placed = place(&vms, &tree.memory().unwrap()).unwrap();
+        describe(&mut tree, "console=framed", &vms, &placed).unwrap();
+        let blob = tree.to_bytes().unwrap();
+        let fdt = fdt::Fdt::new(&blob).unwrap();
+        let property =
+            |path: &str, name: &str| fdt.find_node(path).unwrap().property(name).map(|p| p.value.to_vec());
+        assert_eq!(property("/chosen", "bootargs").unwrap(), b"console=framed\0");
+        assert_eq!(property("/chosen", "stdout-path").unwrap(), b"/pl011@9000000\0");
+        assert_eq!(property("/chosen/a", "compatible").unwrap(), b"fermata,domain\0xen,domain\0");
+        assert_eq!(property("/chosen/a", "memory").unwrap(), [0, 0, 0, 0, 0, 1, 0, 0]);
+        assert_eq!(property("/chosen/a", "cpus").unwrap(), [0, 0, 0, 2]);
+        assert_eq!(property("/chosen/a", "vpl011").unwrap(), []);
+        assert_eq!(property("/chosen/a", "fermata,fp-policy").unwrap(), b"lazy\0");
+        assert_eq!(property("/chosen/a", "fermata,affinity").unwrap(), [0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(property("/chosen/b", "fermata,weight").unwrap(), [0, 0, 2, 0]);
+        let kernel = fdt.find_node("/chosen/a").unwrap().children().next().unwrap();
+        assert_eq!(kernel.name, format!("module@{:x}", placed[0].kernel.address));
+        assert_eq!(kernel.property("bootargs").unwrap().value, b"a=b\0");
+        let reg = kernel.reg().unwrap().next().unwrap();
+        assert_eq!(reg.starting_address as u64, placed[0].kernel.address);
+        assert_eq!(reg.size, Some(3 << 20));
+        let ramdisk = fdt.find_node("/chosen/a").unwrap().children().nth(1).unwrap();
+        assert_eq!(ramdisk.property("compatible").unwrap().value, b"multiboot,ramdisk\0multiboot,module\0");
+    }
+
+    #[test]
+    fn what_cannot_run_is_refused_with_its_name() {
+        let scratch = Scratch::new().unwrap();
+        let good = pair(&scratch);
+        check(&good, 2, Memory(1 << 30)).unwrap();
+        let changed = |change: &dyn Fn(&mut Vm)| {
+            let mut vms = good.clone();
+            change(&mut vms[1]);
+            why(&vms)
+        };
+        assert!(changed(&|vm| vm.name = "a".into()).contains("two guests are called `a`"));
+        assert!(changed(&|vm| vm.name = "1st".into()).contains("`1st` cannot be"));
+        assert!(changed(&|vm| vm.name = "fermata".into()).contains("own console"));
+        assert!(changed(&|vm| vm.affinity = Some(Cpus(vec![1, 2]))).contains("no CPU 2; the machine has 2"));
+        assert!(
+            changed(&|vm| vm.memory = Memory(4 * MIB)).contains("`b`: key `memory`: 4 MiB is too little")
+        );
+        assert!(changed(&|vm| vm.memory = Memory(1000 * MIB)).contains("the machine has 1 GiB"));
+        assert!(changed(&|vm| vm.cpus = 0).contains("at least one"));
+        assert!(changed(&|vm| vm.cpus = 9999).contains("9999 vCPUs"));
+        assert!(changed(&|vm| vm.kernel = "/no/such".into()).contains("/no/such"));
+        let text = scratch.file("text", b"hello").unwrap();
+        assert!(
+            changed(&|vm| vm.kernel = text.clone()).contains("text is no raw arm64 Image: it has 5 bytes")
+        );
+        assert!(why(&[]).contains("no guest"));
+    }
+}

@@ -1,0 +1,239 @@
+//! The machine Fermata runs on, as QEMU is told of it.
+
+use super::layout::Modules;
+use super::units::Memory;
+use crate::arch::Arch;
+use anyhow::{Context, Result, bail, ensure};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A board that QEMU emulates.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Board {
+    /// What `--board` calls it.
+    pub(crate) name: &'static str,
+    /// The architecture of its CPUs.
+    pub(crate) arch: Arch,
+    /// QEMU's `-M`.
+    machine: &'static str,
+    /// QEMU's `-cpu` where nothing else is asked for.
+    pub(crate) cpu: &'static str,
+    /// Where its memory starts.
+    ram: u64,
+}
+
+/// Every board; the first of an architecture is its default.
+const BOARDS: &[Board] = &[Board {
+    name: "virt",
+    arch: Arch::Aarch64,
+    // No randomness in the tree: two runs of one thing are the same run.
+    machine: "virt,virtualization=on,gic-version=3,dtb-randomness=off",
+    cpu: "max",
+    ram: 0x4000_0000,
+}];
+
+impl Board {
+    /// Finds a board by name, or the default one.
+    ///
+    /// # Errors
+    /// Lists the boards there are.
+    pub(crate) fn find(arch: Arch, name: Option<&str>) -> Result<&'static Self> {
+        let mut known = BOARDS.iter().filter(|board| board.arch == arch).peekable();
+        ensure!(
+            known.peek().is_some(),
+            "--arch {arch}: Fermata does not run there yet; known is {}",
+            BOARDS[0].arch
+        );
+        let names: Vec<_> = known.clone().map(|board| board.name).collect();
+        let found = known.find(|board| name.is_none_or(|name| board.name == name));
+        found.with_context(|| {
+            format!("--board {}: unknown; known for {arch}: {}", name.unwrap_or(""), names.join(", "))
+        })
+    }
+}
+
+/// A machine: a board with CPUs and memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// The board.
+    pub(crate) board: &'static Board,
+    /// QEMU's `-cpu`, as asked for.
+    pub(crate) cpu: String,
+    /// How many physical CPUs it has.
+    pub(crate) cpus: u32,
+    /// How much memory it has.
+    pub(crate) memory: Memory,
+    /// Arguments for QEMU as the user gave them.
+    pub(crate) extra: Vec<OsString>,
+}
+
+/// How the device tree reaches Fermata.
+#[derive(Clone, Debug)]
+pub(crate) enum Handover {
+    /// QEMU reads it, adds what it must, and passes it on.
+    Boot(PathBuf),
+    /// It is put into memory as it is, however broken, beside a stub that passes it on.
+    Raw {
+        /// The bytes of the tree.
+        tree: PathBuf,
+        /// The bytes of the stub, as [`stub`] makes them.
+        stub: PathBuf,
+    },
+}
+
+/// Where, from the start of RAM, a raw tree, the stub and the image lie. QEMU itself uses 2 MiB for an image with the
+/// arm64 header; the tree and the stub follow where a machine with 128 MiB still has memory and no module lies.
+const RAW_IMAGE: u64 = 2 << 20;
+const RAW_TREE: u64 = 36 << 20;
+const RAW_STUB: u64 = 40 << 20;
+
+impl Machine {
+    /// Returns QEMU's `-cpu`. Pointer authentication with the architected algorithm takes half of the time of TCG, so
+    /// `max` gets the cheap one unless something is said about it.
+    fn cpu_argument(&self) -> String {
+        let is_max = self.cpu == "max" || self.cpu.starts_with("max,");
+        let cheap = if is_max && !self.cpu.contains("pauth") { ",pauth-impdef=on" } else { "" };
+        format!("{}{cheap}", self.cpu)
+    }
+
+    /// Returns the arguments that make the machine itself.
+    fn base(&self, dump: Option<&Path>) -> Vec<OsString> {
+        let dump = dump.map_or_else(String::new, |file| format!(",dumpdtb={}", escaped(file)));
+        let machine = format!("{}{dump}", self.board.machine);
+        let (cpus, memory) = (self.cpus.to_string(), format!("{}K", self.memory.0 / 1024));
+        let words = ["-M", &machine, "-cpu", &self.cpu_argument(), "-smp", &cpus, "-m", &memory];
+        let fixed = ["-nodefaults", "-display", "none", "-no-reboot"];
+        words.iter().chain(&fixed).map(OsString::from).chain(self.extra.iter().cloned()).collect()
+    }
+
+    /// Returns the arguments of a run: the machine, Fermata, its device tree, the modules, and the console on QEMU's
+    /// standard input and output, where no key is QEMU's own.
+    pub(crate) fn arguments(&self, image: &Path, handover: &Handover, modules: &[Modules]) -> Vec<OsString> {
+        let mut words = self.base(None);
+        let mut load = |file: &Path, address: u64, more: &str| {
+            words.push("-device".into());
+            words.push(format!("loader,file={},addr={address:#x},force-raw=on{more}", escaped(file)).into());
+        };
+        modules
+            .iter()
+            .flat_map(|m| [Some(&m.kernel), m.ramdisk.as_ref()])
+            .flatten()
+            .for_each(|m| load(&m.file, m.address, ""));
+        match handover {
+            Handover::Boot(tree) => {
+                let boot: [&std::ffi::OsStr; 4] =
+                    ["-kernel".as_ref(), image.as_ref(), "-dtb".as_ref(), tree.as_ref()];
+                words.extend(boot.map(OsString::from));
+            }
+            Handover::Raw { tree, stub } => {
+                load(image, self.board.ram + RAW_IMAGE, "");
+                load(tree, self.board.ram + RAW_TREE, "");
+                load(stub, self.board.ram + RAW_STUB, ",cpu-num=0");
+            }
+        }
+        words.extend(
+            ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"].map(OsString::from),
+        );
+        words
+    }
+
+    /// Returns the code that enters an image the way the arm64 boot protocol says, with the raw tree in x0.
+    pub(crate) fn stub(&self) -> Vec<u8> {
+        // ldr x0, 0x18; mov x1, xzr; mov x2, xzr; mov x3, xzr; ldr x4, 0x20; br x4; then the two literals.
+        let code: [u32; 6] = [0x5800_00c0, 0xaa1f_03e1, 0xaa1f_03e2, 0xaa1f_03e3, 0x5800_0084, 0xd61f_0080];
+        let literals = [self.board.ram + RAW_TREE, self.board.ram + RAW_IMAGE];
+        let code = code.iter().flat_map(|word| word.to_le_bytes());
+        code.chain(literals.iter().flat_map(|word| word.to_le_bytes())).collect()
+    }
+
+    /// Asks QEMU for the machine's device tree.
+    ///
+    /// # Errors
+    /// QEMU does not start, or refuses the machine; the message has its words.
+    pub(crate) fn dump_tree(&self, qemu: &Path, file: &Path) -> Result<Vec<u8>> {
+        let mut command = Command::new(qemu);
+        command.args(self.base(Some(file))).stdin(Stdio::null());
+        let output = command.output().with_context(|| format!("cannot start {}", qemu.display()))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        match std::fs::read(file) {
+            Ok(tree) if output.status.success() => Ok(tree),
+            _ => bail!("QEMU refuses this machine ({}): {}", output.status, said.trim()),
+        }
+    }
+}
+
+/// Writes a path as a value in one of QEMU's comma-separated lists, where a comma is doubled.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// Writes a command so that a shell reads it back.
+pub(crate) fn shell_line(program: &Path, arguments: &[OsString]) -> String {
+    let harmless = |c: char| c.is_ascii_alphanumeric() || "-_./,=:+@%".contains(c);
+    let quote = |word: &str| match word {
+        word if !word.is_empty() && word.chars().all(harmless) => word.to_string(),
+        word => format!("'{}'", word.replace('\'', r"'\''")),
+    };
+    let words =
+        std::iter::once(program.to_string_lossy()).chain(arguments.iter().map(|word| word.to_string_lossy()));
+    words.map(|word| quote(&word)).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::Module;
+    use super::*;
+
+    fn machine(cpu: &str) -> Machine {
+        let board = Board::find(Arch::Aarch64, None).unwrap();
+        Machine { board, cpu: cpu.into(), cpus: 2, memory: Memory(2 << 30), extra: vec!["-s".into()] }
+    }
+
+    #[test]
+    fn the_command_line_holds_everything() {
+        let module = |file: &str, address| Module { file: file.into(), address, size: 1 };
+        let modules =
+            [Modules { kernel: module("a,b", 0x4800_0000), ramdisk: Some(module("rd", 0x4a00_0000)) }];
+        let boot = Handover::Boot("t.dtb".into());
+        let line = shell_line("qemu".as_ref(), &machine("max").arguments("f img".as_ref(), &boot, &modules));
+        assert_eq!(
+            line,
+            "qemu -M virt,virtualization=on,gic-version=3,dtb-randomness=off -cpu max,pauth-impdef=on -smp 2 -m 2097152K \
+             -nodefaults -display none -no-reboot -s -device loader,file=a,,b,addr=0x48000000,force-raw=on -device \
+             loader,file=rd,addr=0x4a000000,force-raw=on -kernel 'f img' -dtb t.dtb -chardev \
+             stdio,id=console,signal=off -serial chardev:console"
+        );
+    }
+
+    #[test]
+    fn only_max_gets_cheap_pointer_authentication() {
+        assert_eq!(machine("cortex-a72").cpu_argument(), "cortex-a72");
+        assert_eq!(machine("max,sve=off").cpu_argument(), "max,sve=off,pauth-impdef=on");
+        assert_eq!(machine("max,pauth=off").cpu_argument(), "max,pauth=off");
+    }
+
+    #[test]
+    fn an_unknown_board_or_architecture_is_named() {
+        let why = Board::find(Arch::Aarch64, Some("toaster")).unwrap_err().to_string();
+        assert!(why.contains("toaster") && why.contains("virt"), "{why}");
+        let why = Board::find(Arch::Loongarch64, None).unwrap_err().to_string();
+        assert!(why.contains("loongarch64") && why.contains("known is aarch64"), "{why}");
+    }
+
+    #[test]
+    fn the_stub_points_at_the_tree_and_the_image() {
+        let stub = machine("max").stub();
+        assert_eq!(stub.len(), 0x28);
+        assert_eq!(stub[0x18..0x20], 0x4240_0000u64.to_le_bytes());
+        assert_eq!(stub[0x20..0x28], 0x4020_0000u64.to_le_bytes());
+    }
+
+    #[test]
+    fn shell_lines_are_quoted() {
+        assert_eq!(
+            shell_line("q".as_ref(), &["it's".into(), "".into(), "a b".into()]),
+            r"q 'it'\''s' '' 'a b'"
+        );
+    }
+}

@@ -1,0 +1,176 @@
+//! Amounts of memory and sets of CPUs, as people write them.
+
+use serde::Deserialize;
+use std::fmt;
+use std::str::FromStr;
+
+/// An amount of memory in bytes. Written `256M`, `2G`, `64K`, or a bare number of MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "Written")]
+pub(crate) struct Memory(pub(crate) u64);
+
+/// The numbers of physical CPUs, ascending and without repeats. Written `0-1`, `3`, `0+2-3`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
+pub(crate) struct Cpus(pub(crate) Vec<u32>);
+
+/// How a TOML file may write either.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    /// A bare number.
+    Number(u64),
+    /// Text, as on the command line.
+    Text(String),
+    /// A list of CPU numbers.
+    List(Vec<u32>),
+}
+
+impl FromStr for Memory {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no amount of memory; write 256M, 2G, or a number of MiB");
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let shift = match unit.trim().to_ascii_lowercase().as_str() {
+            "k" | "kib" => 10,
+            "" | "m" | "mib" => 20,
+            "g" | "gib" => 30,
+            _ => return Err(wrong()),
+        };
+        match number.checked_mul(1 << shift) {
+            Some(0) => Err("no memory at all (0) is too little".to_string()),
+            Some(bytes) => Ok(Self(bytes)),
+            None => Err(format!("`{text}` is more memory than 64 bits count")),
+        }
+    }
+}
+
+impl TryFrom<Written> for Memory {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        match written {
+            Written::Number(mib) => format!("{mib}M").parse(),
+            Written::Text(text) => text.parse(),
+            Written::List(_) => Err("memory is one amount, not a list".to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes % (1 << 30) == 0 => write!(out, "{} GiB", bytes >> 30),
+            bytes if bytes % (1 << 20) == 0 => write!(out, "{} MiB", bytes >> 20),
+            bytes => write!(out, "{} KiB", bytes.div_ceil(1024)),
+        }
+    }
+}
+
+/// Highest CPU number a list may hold; no machine here comes near.
+const HIGHEST_CPU: u32 = 511;
+
+impl FromStr for Cpus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no list of CPUs; write 1, 0-3, or 0+2-3");
+        let number = |text: &str| match text.trim().parse() {
+            Ok(cpu) if cpu <= HIGHEST_CPU => Ok(cpu),
+            Ok(cpu) => Err(format!("there is no CPU {cpu}; {HIGHEST_CPU} is the highest number")),
+            Err(_) => Err(wrong()),
+        };
+        let mut cpus = Vec::new();
+        for part in text.split(['+', ',']) {
+            match part.split_once('-') {
+                Some((first, last)) => cpus.extend(number(first)?..=number(last)?),
+                None => cpus.push(number(part)?),
+            }
+        }
+        Self::from_list(cpus)
+    }
+}
+
+impl Cpus {
+    /// Makes a set of the numbers in any order.
+    fn from_list(mut cpus: Vec<u32>) -> Result<Self, String> {
+        cpus.sort_unstable();
+        cpus.dedup();
+        if cpus.is_empty() {
+            Err("an empty list of CPUs leaves none to run on".to_string())
+        } else {
+            Ok(Self(cpus))
+        }
+    }
+}
+
+impl TryFrom<Written> for Cpus {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        match written {
+            Written::Number(cpu) => cpu.to_string().parse(),
+            Written::Text(text) => text.parse(),
+            Written::List(cpus) => Self::from_list(cpus),
+        }
+    }
+}
+
+impl fmt::Display for Cpus {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        let mut rest = self.0.as_slice();
+        while let [first, ..] = *rest {
+            let run = rest.iter().zip(first..).take_while(|(cpu, next)| *cpu == next).count();
+            match run {
+                1 => write!(out, "{separator}{first}")?,
+                _ => write!(out, "{separator}{first}-{}", rest[run - 1])?,
+            }
+            separator = "+";
+            rest = &rest[run..];
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_reads_back_as_it_is_shown() {
+        for (text, bytes, shown) in [
+            ("256M", 256 << 20, "256 MiB"),
+            ("2G", 2 << 30, "2 GiB"),
+            ("512", 512 << 20, "512 MiB"),
+            ("64k", 64 << 10, "64 KiB"),
+        ] {
+            let memory: Memory = text.parse().unwrap();
+            assert_eq!((memory.0, memory.to_string().as_str()), (bytes, shown));
+            assert_eq!(shown.parse::<Memory>(), Ok(memory));
+        }
+        for wrong in ["", "M", "12Q", "-1", "1.5G", "0", "99999999999999999999"] {
+            assert!(wrong.parse::<Memory>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn cpu_lists_read_back_as_they_are_shown() {
+        for (text, cpus, shown) in [
+            ("0", vec![0], "0"),
+            ("0-1", vec![0, 1], "0-1"),
+            ("3+0-1", vec![0, 1, 3], "0-1+3"),
+            ("2,2", vec![2], "2"),
+        ] {
+            let list: Cpus = text.parse().unwrap();
+            assert_eq!((&list.0, list.to_string().as_str()), (&cpus, shown));
+            assert_eq!(shown.parse::<Cpus>(), Ok(list));
+        }
+        for wrong in ["", "x", "1-", "0-600", "1-0"] {
+            assert!(wrong.parse::<Cpus>().is_err(), "{wrong}");
+        }
+    }
+}
