@@ -33,7 +33,8 @@ mod image {
 
         unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
             if let Some(block) = NonNull::new(block) {
-                self.0.lock().dealloc(block, layout);
+                // SAFETY: the caller got `block` from `alloc` with this layout and gives it up (GlobalAlloc).
+                unsafe { self.0.lock().dealloc(block, layout) };
             }
         }
     }

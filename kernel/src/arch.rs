@@ -9,7 +9,7 @@ use crate::dev::{Level, Uart};
 use crate::domain::Domain;
 use crate::exit::{Exit, Kicks};
 pub use crate::exit::Reply;
-use crate::fp::FpContext;
+use crate::fp::{FpContext, Units};
 use crate::mem::Region;
 
 /// An architecture: a bundle of types and a few facts about its virtual machine.
@@ -20,6 +20,8 @@ pub trait Arch: Sized + Send + Sync + 'static {
     const UART: Range<u64>;
     /// The UART's interrupt line at the guest's interrupt controller.
     const UART_LINE: u32;
+    /// Names the widest of some floating-point units, for the monitor.
+    fn fp_name(units: Units) -> &'static str;
     /// A guest's registers while it is not running.
     type Guest: Guest + Send;
     /// A guest's floating-point state while it is not running.

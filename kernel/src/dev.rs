@@ -24,3 +24,13 @@ pub trait Port {
         false
     }
 }
+
+/// A UART as a guest sees it: registers on one side, a port on the other.
+pub trait Uart {
+    /// Answers an access of `width` bytes at `offset` bytes from its start: a store if it has a value, else a load.
+    fn access(&mut self, offset: u64, width: u8, store: Option<u64>, port: &mut impl Port) -> u64;
+    /// Looks at the port: there is input, or room for output.
+    fn poll(&mut self, port: &mut impl Port);
+    /// The state of its interrupt line.
+    fn level(&self) -> Level;
+}

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 
 use spin::{Mutex, Once};
 
-use crate::addr::{CpuId, Gpa};
+use crate::addr::{CpuId, Gpa, VmId};
 use crate::arch::Arch;
 use crate::console::Console;
 use crate::domain::Domain;
@@ -34,7 +34,7 @@ pub enum Message<A: Arch> {
     /// The last vCPU of a guest ended.
     Bury(Arc<Vm<A>>),
     /// The monitor wants a guest started that is not running.
-    Launch(usize),
+    Launch(VmId),
 }
 
 /// What other CPUs see of one CPU.
@@ -65,7 +65,12 @@ pub struct Status {
     pub idle: core::sync::atomic::AtomicU64,
     /// Turns given.
     pub turns: core::sync::atomic::AtomicU64,
-    /// Whose FP values the registers hold, plus one; zero for nobody.
+    /// vCPUs that wait for a turn.
+    pub queued: core::sync::atomic::AtomicU64,
+    /// How often guests stopped here.
+    pub exits: core::sync::atomic::AtomicU64,
+    /// Whose FP values the registers hold, plus one, zero for nobody; from bit 32 on which units are valid, from
+    /// bit 40 on which of them are newer than memory.
     pub resident: core::sync::atomic::AtomicU64,
 }
 

@@ -13,7 +13,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use crate::addr::{CpuId, Gpa, Ticks, VcpuId, VmId};
+use crate::addr::{CpuId, Gpa, Ticks, VcpuId};
 use crate::arch::{Arch, Chips, Cpu, Fault, Guest, Interrupt, Reply};
 use crate::console::Events;
 use crate::exit::{Access, Call, Exit, Kicks, Verdict};
@@ -23,7 +23,7 @@ use crate::mail::{Delivery, Kick, Mail, Phase, PowerOnError, Ring};
 use crate::sched::{Next, Occasion, RunQueue, Tuning, Turn, Woken};
 use crate::trace::{Kind, Trace};
 use crate::vcpu::{FpPlace, Vcpu};
-use crate::vm::{Answer, End, Vm};
+use crate::vm::{Answer, End, Vm, bump};
 
 /// One physical CPU and everything that lives on it.
 pub struct Local<A: Arch> {
@@ -82,7 +82,7 @@ impl<A: Arch> Local<A> {
         let vm = Arc::clone(&vcpu.vm);
         let kicks = self.cpu.load(&mut vcpu.guest, &vm.chips);
         self.ring(&vm, kicks);
-        self.trace.record(now, Kind::TurnStart, vcpu.id(), 0, 0);
+        self.trace.record(Ticks(now), Kind::Switch, vcpu.id(), 0, 0);
         let status = &self.shared().status;
         status.running.store(u64::from(vcpu.id().0) + 1, Ordering::Relaxed);
         self.distribute(Occasion::Routine, now);
@@ -90,8 +90,12 @@ impl<A: Arch> Local<A> {
         self.fp.leave(self.cpu.fp());
         self.cpu.unload(&mut vcpu.guest, &vm.chips);
         let now = self.now();
-        self.trace.record(now, Kind::TurnEnd, vcpu.id(), 0, 0);
         status.running.store(0, Ordering::Relaxed);
+        bump(&status.turns);
+        let resident = self.fp.residents().next().map_or(0, |(id, valid, dirty)| {
+            u64::from(id.0) + 1 | u64::from(valid.bits()) << 32 | u64::from(dirty.bits()) << 40
+        });
+        status.resident.store(resident, Ordering::Relaxed);
         self.settle(vcpu, verdict, now);
         drop(vm);
     }
@@ -141,6 +145,7 @@ impl<A: Arch> Local<A> {
             self.fp.enter(self.cpu.fp());
             let exit = self.cpu.enter(&mut vcpu.guest, &vm.chips);
             vcpu.stats().count(exit.cause());
+            bump(&self.shared().status.exits);
             match self.answer(vcpu, vm, exit) {
                 Verdict::Resume => {}
                 Verdict::Sleep(until) => match self.doze(vcpu, vm, until) {
@@ -238,7 +243,7 @@ impl<A: Arch> Local<A> {
             }
             Call::Ledger => {
                 let tally = vm.fp_tally();
-                Reply::Values([tally.loads, tally.saves, tally.skips, tally.bytes_in + tally.bytes_out])
+                Reply::Values([tally.loads, tally.saves(), tally.skips, tally.bytes_in + tally.bytes_out])
             }
         };
         vcpu.guest.finish_call(reply);
@@ -366,7 +371,7 @@ impl<A: Arch> Local<A> {
     }
 
     fn made_ready(&mut self, id: VcpuId, now: u64) {
-        self.trace.record(now, Kind::Wake, id, 0, 0);
+        self.trace.record(Ticks(now), Kind::Wake, id, self.id.0 as u64, 0);
         self.yielding |= self.queue.wake(id, now) == Woken::Preempt;
     }
 
@@ -434,7 +439,7 @@ impl<A: Arch> Local<A> {
                 Mail::Item(Message::Start(vm, index, pc, arg)) => self.start(&vm, index, pc, arg),
                 Mail::Item(Message::Sweep) => self.sweep(),
                 Mail::Item(Message::Bury(vm)) => self.bury(&vm),
-                Mail::Item(Message::Launch(tenant)) => self.launch(VmId(tenant as u16)),
+                Mail::Item(Message::Launch(tenant)) => self.launch(tenant),
             }
         }
     }
@@ -445,7 +450,7 @@ impl<A: Arch> Local<A> {
             if let FpPlace::Here(key) = vcpu.fp.take() {
                 vcpu.fp = FpPlace::Carried(self.fp.discharge(self.cpu.fp(), key));
             }
-            self.trace.record(now, Kind::Migrate, vcpu.id(), to.0 as u64, 0);
+            self.trace.record(Ticks(now), Kind::Migrate, vcpu.id(), self.id.0 as u64, to.0 as u64);
             vcpu.settle_on(to);
             vcpu.bell().queue_on(to);
             self.tell(to, Message::Admit(vcpu));
@@ -489,12 +494,11 @@ impl<A: Arch> Local<A> {
     }
 
     fn sweep(&mut self) {
-        while let Some(id) = self.queue.iter().find(|(vcpu, _)| vcpu.vm.is_ending()).map(|(vcpu, _)| vcpu.id()) {
+        loop {
+            let ended = self.queue.iter().find(|(vcpu, _)| vcpu.vm.is_ending()).map(|(vcpu, _)| vcpu.id());
             let now = self.now();
-            match self.queue.evict(id, now) {
-                Some(vcpu) => self.dismiss(vcpu),
-                None => return,
-            }
+            let Some(vcpu) = ended.and_then(|id| self.queue.evict(id, now)) else { break };
+            self.dismiss(vcpu);
         }
         // Registers of CPUs that a vCPU once lived on may still hold its values.
         for vm in self.machine.tenants.iter().filter_map(Tenant::vm).filter(|vm| vm.is_ending()) {

@@ -82,7 +82,7 @@ impl VcpuStats {
 }
 
 /// Counts by a plain load and store: there is one writer.
-fn bump(counter: &AtomicU64) {
+pub(crate) fn bump(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
 }
 

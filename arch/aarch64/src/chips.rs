@@ -13,7 +13,7 @@ use kernel::mem::Region;
 use kernel::paging::{Rights, Space};
 use spin::Mutex;
 
-use crate::Aarch64;
+use crate::arch::Aarch64;
 use crate::cpu::{ThisCpu, now};
 use crate::facts::{Facts, facts};
 use crate::gic::{CpuInterface, PPI_VIRTUAL_TIMER};

@@ -16,7 +16,8 @@ use crate::smccc::{self, Service};
 use crate::switch;
 use crate::sysreg::{self, Outcome};
 use crate::trap::{self, Abort, AbortKind, Store, SysAccess, Trap, Wait, WaitKind};
-use crate::{Aarch64, psci};
+use crate::arch::Aarch64;
+use crate::psci;
 
 /// Bytes of stack of each CPU.
 pub const STACK_SIZE: usize = 64 << 10;
@@ -281,11 +282,10 @@ impl Cpu<Aarch64> for ThisCpu {
         kicks
     }
 
-    fn unload(&mut self, guest: &mut Guest, chips: &GuestChips) {
+    fn unload(&mut self, guest: &mut Guest, _: &GuestChips) {
         store_sys(&mut guest.sys, self.keys);
         CNTV_CTL_EL0.set(0);
         self.gic.unload(&mut guest.gic);
-        chips.left(self.id, guest.index);
     }
 
     fn refresh(&mut self, guest: &mut Guest, chips: &GuestChips) -> Kicks {

@@ -1,6 +1,7 @@
 //! System registers that `aarch64-cpu` does not name, in the same idiom, and barriers.
 //!
 //! Encodings are spelled as `S<op0>_<op1>_C<n>_C<m>_<op2>` (DDI0487 C5.1.3), which every assembler takes.
+#![expect(non_camel_case_types, reason = "registers are spelled as in the Arm ARM")]
 
 use core::arch::asm;
 

@@ -13,7 +13,7 @@ use core::ops::Range;
 use kernel::addr::{CpuId, Gpa, Hpa, VmId};
 use kernel::console::{Console, Mode, Stamp};
 use kernel::domain::{self, Limits};
-use kernel::fdt::{HEADER_SIZE, MAX_SIZE, Tree};
+use kernel::fdt::{HEADER_SIZE, Node, Tree};
 use kernel::fp::{AuditSwitch, FpUnit, Policy};
 use kernel::machine::{CpuShared, Machine, Tenant};
 use kernel::mem::{GRANULE, Memory, Region, Regions};
@@ -38,7 +38,8 @@ use crate::regs::*;
 use crate::serial::{Model, Uart, Width, Window};
 use crate::stage2::{Caching, VmidBits, vtcr};
 use crate::switch::VECTORS;
-use crate::{Aarch64, platform, psci};
+use crate::arch::Aarch64;
+use crate::{platform, psci};
 
 /// Most physical CPUs that are used.
 const MAX_CPUS: usize = CpuSet::CAPACITY;
@@ -135,20 +136,21 @@ pub(crate) unsafe extern "C" fn own_fault(vector: u64, esr: u64, elr: u64, far: 
 /// Starts the machine from the boot CPU; `tree` is the address of its device tree.
 pub fn boot_cpu(tree: u64, image: Image, console: &'static Console) -> ! {
     set_up_exceptions();
-    let tree = match read_tree(tree) {
-        Ok(tree) => tree,
+    let source = match read_tree(tree) {
+        Ok(source) => source,
         Err(message) => {
             attach(console, FALLBACK);
             give_up(console, &message)
         }
     };
-    attach(console, find_console(&tree).unwrap_or(FALLBACK));
+    let tree = &source.tree;
+    attach(console, find_console(tree).unwrap_or(FALLBACK));
     console.set_stamp(|| Stamp { micros: (now().0 as u128 * 1_000_000 / CNTFRQ_EL0.get().max(1) as u128) as u64, cpu: this_cpu() });
     log::info!("Fermata {} on {}", env!("CARGO_PKG_VERSION"), tree.root().text("model").ok().flatten().unwrap_or("AArch64"));
-    if let Err(message) = start(&tree, image, console) {
-        give_up(console, &message)
+    match start(&source, image, console) {
+        Ok(never) => match never {},
+        Err(message) => give_up(console, &message),
     }
-    unreachable!("the loop does not end")
 }
 
 /// Says why nothing can run, and switches the machine off.
@@ -168,16 +170,23 @@ fn attach(console: &Console, line: Line) {
     console.attach(Box::new(unsafe { line.open() }));
 }
 
-fn read_tree(at: u64) -> Result<Tree<'static>, alloc::string::String> {
+/// The machine's device tree, and where it is.
+struct Source {
+    tree: Tree<'static>,
+    region: Region,
+}
+
+fn read_tree(at: u64) -> Result<Source, Failure> {
     let region = |size| Region::new(Hpa(at), size).filter(|_| at != 0 && at % 8 == 0);
     let header = region(HEADER_SIZE as u64).ok_or_else(|| alloc::format!("device tree: x0 is {at:#x}, expected its address, a multiple of 8"))?;
+    let wrong = |error| alloc::format!("device tree at {at:#x}: {error}");
     // SAFETY: the boot protocol puts the tree there, in memory that the throw-away map has and that nobody
     // changes; if it is something else, it is at least readable, and the parser trusts nothing in it.
-    let start = unsafe { frozen(header) };
-    let size = u32::from_be_bytes([start[4], start[5], start[6], start[7]]) as u64;
-    let whole = region(size.clamp(HEADER_SIZE as u64, MAX_SIZE as u64)).unwrap_or(header);
+    let size = Tree::claimed_size(unsafe { frozen(header) }).map_err(wrong)?;
+    let region = region(size as u64).unwrap_or(header);
     // SAFETY: as above; a size that is a lie makes the parser look at other bytes, not fault.
-    Tree::parse(unsafe { frozen(whole) }).map_err(|error| alloc::format!("device tree at {at:#x}: {error}"))
+    let tree = Tree::parse(unsafe { frozen(region) }).map_err(wrong)?;
+    Ok(Source { tree, region })
 }
 
 fn find_console(tree: &Tree<'static>) -> Option<Line> {
@@ -189,17 +198,19 @@ fn find_console(tree: &Tree<'static>) -> Option<Line> {
     Some(Line { model, base: stdout.registers.base().0, shift, width })
 }
 
+/// Why the machine cannot start: what the console shows.
 type Failure = alloc::string::String;
 
-fn start(tree: &Tree<'static>, image: Image, console: &'static Console) -> Result<(), Failure> {
+fn start(source: &Source, image: Image, console: &'static Console) -> Result<core::convert::Infallible, Failure> {
+    let tree = &source.tree;
     let text = |complaint: kernel::fdt::Complaint<'_>| complaint.to_string();
     let gic = platform::gic(tree).map_err(text)?;
     check_cpu()?;
-    let (mut memory, unmapped) = count_memory(tree, image)?;
+    let (mut memory, unmapped) = count_memory(source, image)?;
     let cpus = count_cpus(tree)?;
     AFFINITIES.call_once(|| cpus.clone());
-    let domains = read_domains(tree, image, &mut memory, cpus.len());
-    build_map(&memory, &unmapped, image, &gic, tree)?;
+    let domains = read_domains(source, image, &mut memory, cpus.len());
+    build_map(&memory, &unmapped, image, &gic, source.region)?;
     let range = |region: &Region| region.base().0..region.last().0 + 1;
     COMMON.call_once(|| Common { redistributors: gic.redistributors.iter().map(range).collect() });
     // SAFETY: the tree names the distributor there, and the map has it as Device memory.
@@ -262,7 +273,8 @@ fn check_cpu() -> Result<(), Failure> {
 }
 
 /// Counts memory: all of it, what is free, and what must not be mapped.
-fn count_memory(tree: &Tree<'static>, image: Image) -> Result<(Memory, Vec<Region>), Failure> {
+fn count_memory(source: &Source, image: Image) -> Result<(Memory, Vec<Region>), Failure> {
+    let tree = &source.tree;
     let mut all = Regions::new();
     for region in board::memory(tree) {
         match region {
@@ -279,7 +291,7 @@ fn count_memory(tree: &Tree<'static>, image: Image) -> Result<(Memory, Vec<Regio
         match reserved {
             Ok(reserved) => {
                 reserve(&mut memory, reserved.region);
-                if reserved.kind == Reservation::Unmapped {
+                if reserved.kind == Reservation::NoMap {
                     unmapped.push(reserved.region);
                 }
             }
@@ -289,7 +301,7 @@ fn count_memory(tree: &Tree<'static>, image: Image) -> Result<(Memory, Vec<Regio
     if let Some(own) = Region::new(Hpa(image.start), image.end - image.start) {
         reserve(&mut memory, own);
     }
-    reserve(&mut memory, tree_region(tree));
+    reserve(&mut memory, source.region);
     Ok((memory, unmapped))
 }
 
@@ -297,10 +309,6 @@ fn reserve(memory: &mut Memory, region: Region) {
     if let Err(error) = memory.reserve(region.widened(4096)) {
         log::error!("memory {region} cannot be set aside: {error:?}");
     }
-}
-
-fn tree_region(tree: &Tree<'static>) -> Region {
-    tree.region()
 }
 
 /// Affinities of the CPUs that are used, the boot CPU first.
@@ -329,16 +337,16 @@ fn count_cpus(tree: &Tree<'static>) -> Result<Vec<u64>, Failure> {
 }
 
 /// Reads the guests; one that cannot be is named, and the others run.
-fn read_domains(tree: &Tree<'static>, image: Image, memory: &mut Memory, cpus: usize) -> Vec<Tenant<Aarch64>> {
+fn read_domains(source: &Source, image: Image, memory: &mut Memory, cpus: usize) -> Vec<Tenant<Aarch64>> {
     let own = Region::new(Hpa(image.start), image.end - image.start);
-    let occupied: Vec<Region> = own.into_iter().chain([tree_region(tree)]).collect();
+    let occupied: Vec<Region> = own.into_iter().chain([source.region]).collect();
     let limits = Limits { memory: memory.all(), occupied: &occupied, cpus: CpuSet::first_n(cpus) };
     let mut tenants = Vec::new();
-    for domain in domain::read(tree, &limits) {
+    for domain in domain::read(&source.tree, &limits) {
         let domain = match domain {
             Ok(domain) => domain,
             Err(complaint) => {
-                log::error!("vm {} not started: {complaint}", complaint.subject());
+                log::error!("vm {} not started: {complaint}", guest_name(complaint.node));
                 continue;
             }
         };
@@ -353,9 +361,17 @@ fn read_domains(tree: &Tree<'static>, image: Image, memory: &mut Memory, cpus: u
     tenants
 }
 
+/// The name of the guest that `node`, or a node above it, describes.
+fn guest_name(mut node: Node<'static>) -> &'static str {
+    while let Some(parent) = node.parent().filter(|parent| parent.name() != "chosen") {
+        node = parent;
+    }
+    node.text("fermata,name").ok().flatten().unwrap_or(node.base_name())
+}
+
 /// Builds and enters Fermata's own address space: memory at its own address, code not writable, data not
 /// executable, and the devices it drives.
-fn build_map(memory: &Memory, unmapped: &[Region], image: Image, gic: &platform::Gic<'_>, tree: &Tree<'static>) -> Result<(), Failure> {
+fn build_map(memory: &Memory, unmapped: &[Region], image: Image, gic: &platform::Gic<'_>, blob: Region) -> Result<(), Failure> {
     let failed = |error| alloc::format!("our own address space could not be made: {error:?}");
     let mut space = Space::new(El2, HeapTables).map_err(failed)?;
     let mut map = |region: Region, rights| space.map(Gpa(region.base().0), region.base(), region.size(), rights);
@@ -376,7 +392,7 @@ fn build_map(memory: &Memory, unmapped: &[Region], image: Image, gic: &platform:
     for region in unmapped {
         without(&mut data, region.widened(4096))?;
     }
-    let blob = tree_region(tree).widened(4096);
+    let blob = blob.widened(4096);
     if !data.covers(&blob) {
         without(&mut data, blob)?;
         map(blob, Rights::Constant).map_err(failed)?;

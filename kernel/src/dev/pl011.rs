@@ -11,7 +11,7 @@
 
 use bitflags::bitflags;
 
-use crate::dev::{Level, Port};
+use crate::dev::{Level, Port, Uart};
 
 /// The depth of each FIFO since r1p5; drivers learn it from the revision in UARTPeriphID2.
 const DEPTH: usize = 32;
@@ -131,29 +131,8 @@ impl Default for Pl011 {
     }
 }
 
-impl Pl011 {
-    /// A UART at reset.
-    pub fn new() -> Self {
-        Self {
-            rx: Fifo::new(),
-            tx: Fifo::new(),
-            raised: Interrupts::empty(),
-            status: 0,
-            error: 0,
-            ilpr: 0,
-            ibrd: 0,
-            fbrd: 0,
-            lcr_h: 0,
-            cr: 0x300,
-            ifls: 0x12,
-            imsc: 0,
-            dmacr: 0,
-        }
-    }
-
-    /// Answers an access of `width` bytes at `offset` from the base: a store of a value, or a load, whose value it
-    /// returns. Registers that do not exist read as zero and ignore writes; a store returns zero.
-    pub fn access(&mut self, offset: u64, width: u8, store: Option<u64>, port: &mut impl Port) -> u64 {
+impl Uart for Pl011 {
+    fn access(&mut self, offset: u64, width: u8, store: Option<u64>, port: &mut impl Port) -> u64 {
         let shift = (offset % 4) * 8;
         let lanes = u32::MAX >> (32 - 8 * u32::from(width.clamp(1, 4)));
         let register = offset - offset % 4;
@@ -172,8 +151,7 @@ impl Pl011 {
         }
     }
 
-    /// Moves what can move between the FIFOs and the port; called when the port has news, and on every access.
-    pub fn poll(&mut self, port: &mut impl Port) {
+    fn poll(&mut self, port: &mut impl Port) {
         self.send(port);
         while self.rx.len < self.depth() {
             let Some(byte) = port.get() else { break };
@@ -184,11 +162,31 @@ impl Pl011 {
         }
     }
 
-    /// The state of the interrupt line, UARTINTR.
-    pub fn level(&self) -> Level {
+    fn level(&self) -> Level {
         match self.causes().bits() & self.imsc {
             0 => Level::Low,
             _ => Level::High,
+        }
+    }
+}
+
+impl Pl011 {
+    /// A UART at reset.
+    pub fn new() -> Self {
+        Self {
+            rx: Fifo::new(),
+            tx: Fifo::new(),
+            raised: Interrupts::empty(),
+            status: 0,
+            error: 0,
+            ilpr: 0,
+            ibrd: 0,
+            fbrd: 0,
+            lcr_h: 0,
+            cr: 0x300,
+            ifls: 0x12,
+            imsc: 0,
+            dmacr: 0,
         }
     }
 

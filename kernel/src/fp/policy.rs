@@ -45,6 +45,10 @@ impl Policy {
     /// All policies, in the order in which they move less and less.
     pub const ALL: [Self; 4] = [Self::Eager, Self::Lazy, Self::Resident, Self::Hold];
 
+    /// Their names, in the same order.
+    pub const NAMES: [&'static str; 4] =
+        [Self::Eager.name(), Self::Lazy.name(), Self::Resident.name(), Self::Hold.name()];
+
     /// Names the policy as it is written in device trees and on command lines.
     pub const fn name(self) -> &'static str {
         match self {

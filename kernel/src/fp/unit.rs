@@ -105,9 +105,10 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         Arc::clone(&self.ledger)
     }
 
-    /// Tells, by group, whose values the registers hold and which units hold them.
-    pub fn residents(&self) -> impl Iterator<Item = (VcpuId, Units)> {
-        self.seats.iter().filter_map(|seat| Some((seat.owner?, seat.valid)))
+    /// Tells, by group, whose values the registers hold, which units hold them, and which of these are newer than
+    /// memory.
+    pub fn residents(&self) -> impl Iterator<Item = (VcpuId, Units, Units)> {
+        self.seats.iter().filter_map(|seat| Some((seat.owner?, seat.valid, seat.dirty)))
     }
 
     /// Shows the state of a vCPU that lives here.

@@ -223,6 +223,17 @@ impl<T: Turn> RunQueue<T> {
         Some(parked.item)
     }
 
+    /// Does not charge the running vCPU for a time in which it waited and nobody else wanted the CPU.
+    pub fn pause(&mut self, from: u64, to: u64) {
+        if let Some(running) = &mut self.running {
+            let waited = to.saturating_sub(from);
+            running.started = running.started.saturating_add(waited);
+            if running.slice_end != NEVER {
+                running.slice_end = running.slice_end.saturating_add(waited);
+            }
+        }
+    }
+
     /// Names a sleeper whose time has come, once. It sleeps on until [`RunQueue::wake`].
     #[inline]
     pub fn expired(&mut self, now: u64) -> Option<VcpuId> {

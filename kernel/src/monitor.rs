@@ -1,0 +1,307 @@
+//! The machine as the monitor's prompt sees it.
+//!
+//! Views are read from what CPUs publish. Actions need the CPU's hands, so they are noted while the prompt runs
+//! and carried out when it has returned.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use crate::addr::{CpuId, VcpuId, VmId};
+use crate::arch::Arch;
+use crate::console::{Console, PortId};
+use crate::fp::{Policy, Tally, Units};
+use crate::machine::{HOUSEKEEPER, Machine, Message};
+use crate::mail::Phase;
+use crate::run::Local;
+use crate::shell::{
+    ActionError, Audit, CpuView, FpCounters, FpCpuView, FpVcpuView, Monitor, VcpuState, VcpuView, VmState, VmView,
+};
+use crate::trace::{self, Trace};
+use crate::vm::{End, Vm};
+
+/// What the prompt asked for.
+enum Request {
+    Stop(VmId, End),
+    Start(VmId),
+    PowerOff,
+}
+
+/// The machine behind the prompt.
+struct Desk<A: Arch> {
+    machine: &'static Machine<A>,
+    requests: RefCell<Vec<Request>>,
+}
+
+impl<A: Arch> Local<A> {
+    /// Lets the prompt take the keys that wait, and does what it asks for.
+    pub(crate) fn prompt(&mut self) {
+        let desk = Desk { machine: self.machine, requests: RefCell::default() };
+        self.machine.shell.poll(self.machine.console, &desk);
+        for request in desk.requests.into_inner() {
+            match request {
+                Request::Stop(vm, end) => {
+                    if let Some(vm) = self.machine.tenants.get(usize::from(vm.0)).and_then(|tenant| tenant.vm()) {
+                        self.finish(&vm, end);
+                    }
+                }
+                Request::Start(vm) => self.tell(HOUSEKEEPER, Message::Launch(vm)),
+                Request::PowerOff => self.halt(),
+            }
+        }
+        let _ = self.machine.console.drain();
+    }
+}
+
+/// Counters as the prompt shows them.
+fn counters(tally: &Tally) -> FpCounters {
+    FpCounters {
+        traps: tally.traps.iter().sum(),
+        requests: tally.requests,
+        loads: tally.loads,
+        skips: tally.skips,
+        widenings: tally.widenings,
+        saves: tally.saves(),
+        saves_avoided: tally.saves_avoided,
+        evictions: tally.evictions,
+        flushes: tally.migration_flushes,
+        bytes_in: tally.bytes_in,
+        bytes_out: tally.bytes_out,
+    }
+}
+
+impl<A: Arch> Desk<A> {
+    fn running(&self) -> impl Iterator<Item = Arc<Vm<A>>> {
+        self.machine.tenants.iter().filter_map(|tenant| tenant.vm())
+    }
+
+    fn micros(&self, ticks: u64) -> u64 {
+        (u128::from(ticks) * 1_000_000 / u128::from(self.machine.hz.max(1))) as u64
+    }
+
+    /// A vCPU's name by its number, as `linux0/1`.
+    fn name(&self, id: VcpuId) -> String {
+        let tenant = self.machine.tenants.get((id.0 >> 8) as usize);
+        format!("{}/{}", tenant.map_or("?", |tenant| tenant.domain.name), id.0 & 0xff)
+    }
+
+    /// A published vCPU number plus one.
+    fn published(&self, word: u64) -> Option<String> {
+        (word != 0).then(|| self.name(VcpuId((word - 1) as u32)))
+    }
+
+    /// Which CPU's registers hold values of a vCPU.
+    fn resident(&self, id: VcpuId) -> Option<CpuId> {
+        let cpus = self.machine.cpus.iter();
+        cpus.map(|cpu| cpu.status.resident.load(Ordering::Relaxed))
+            .position(|resident| resident & 0xffff_ffff == u64::from(id.0) + 1)
+            .map(CpuId)
+    }
+
+    fn note(&self, request: Request) {
+        self.requests.borrow_mut().push(request);
+    }
+
+    fn tenant(&self, vm: VmId) -> Result<&crate::machine::Tenant<A>, ActionError> {
+        self.machine.tenants.get(usize::from(vm.0)).ok_or(ActionError::NotBuilt)
+    }
+}
+
+impl<A: Arch> Monitor for Desk<A> {
+    fn console(&self) -> &Console {
+        self.machine.console
+    }
+
+    fn vms(&self) -> Vec<VmView> {
+        let view = |(n, tenant): (usize, &crate::machine::Tenant<A>)| VmView {
+            id: VmId(n as u16),
+            name: tenant.domain.name.to_string(),
+            state: match (tenant.vm(), tenant.end()) {
+                (Some(vm), _) if vm.is_ending() => VmState::Stopped,
+                (Some(_), _) => VmState::Running,
+                (None, Some(End::Crashed(_))) => VmState::Crashed,
+                (None, Some(End::PoweredOff)) => VmState::Off,
+                (None, Some(_)) => VmState::Stopped,
+                (None, None) => VmState::Failed,
+            },
+            vcpus: tenant.domain.cpus as usize,
+            memory: tenant.domain.memory,
+            policy: tenant.policy.policy().name(),
+            port: PortId::of(VmId(n as u16)),
+        };
+        self.machine.tenants.iter().enumerate().map(view).collect()
+    }
+
+    fn vcpus(&self) -> Vec<VcpuView> {
+        let mut views = Vec::new();
+        for vm in self.running() {
+            for index in 0..vm.vcpus() {
+                let stats = vm.stats(index);
+                let (ran, _, moves) = stats.account();
+                views.push(VcpuView {
+                    name: self.name(vm.vcpu_id(index)),
+                    state: match vm.bell(index).phase() {
+                        Phase::Off => VcpuState::Off,
+                        Phase::Starting | Phase::Queued => VcpuState::Queued,
+                        Phase::Running => VcpuState::Running,
+                        Phase::Sleeping => VcpuState::Asleep,
+                    },
+                    home: vm.bell(index).home(),
+                    run_micros: self.micros(ran),
+                    exits: stats.exits().iter().sum(),
+                    migrations: moves,
+                });
+            }
+        }
+        views
+    }
+
+    fn cpus(&self) -> Vec<CpuView> {
+        let now = (self.machine.now)().0;
+        let view = |(n, cpu): (usize, &crate::machine::CpuShared<A>)| {
+            let idle = cpu.status.idle.load(Ordering::Relaxed);
+            CpuView {
+                id: CpuId(n),
+                load_permille: (1000 - (u128::from(idle.min(now)) * 1000 / u128::from(now.max(1))).min(1000)) as u16,
+                idle_micros: self.micros(idle),
+                current: self.published(cpu.status.running.load(Ordering::Relaxed)),
+                queued: cpu.status.queued.load(Ordering::Relaxed) as usize,
+                exits: cpu.status.exits.load(Ordering::Relaxed),
+                switches: cpu.status.turns.load(Ordering::Relaxed),
+            }
+        };
+        self.machine.cpus.iter().enumerate().map(view).collect()
+    }
+
+    fn fp_vcpus(&self) -> Vec<FpVcpuView> {
+        let mut views = Vec::new();
+        for vm in self.running() {
+            for index in 0..vm.vcpus() {
+                let tally = vm.ledger(index).map(|ledger| ledger.tally()).unwrap_or_default();
+                // A unit that never trapped can still have been used: an eager policy loads it unasked.
+                let widest = tally.traps.iter().rposition(|count| *count > 0);
+                views.push(FpVcpuView {
+                    name: self.name(vm.vcpu_id(index)),
+                    policy: vm.identity.policy.policy().name(),
+                    widest: widest.map_or("-", |bit| A::fp_name(Units::from_bits_retain(1 << bit))),
+                    resident: self.resident(vm.vcpu_id(index)),
+                    counters: counters(&tally),
+                });
+            }
+        }
+        views
+    }
+
+    fn fp_cpus(&self) -> Vec<FpCpuView> {
+        let view = |(n, cpu): (usize, &crate::machine::CpuShared<A>)| {
+            let word = cpu.status.resident.load(Ordering::Relaxed);
+            let units = Units::from_bits_retain((word >> 32) as u8);
+            FpCpuView {
+                id: CpuId(n),
+                owner: self.published(word & 0xffff_ffff),
+                units: A::fp_name(units),
+                state: match (word & 0xffff_ffff, word >> 40) {
+                    (0, _) => "empty",
+                    (_, 0) => "clean",
+                    _ => "dirty",
+                },
+                counters: counters(&cpu.ledger.get().map(|ledger| ledger.tally()).unwrap_or_default()),
+            }
+        };
+        self.machine.cpus.iter().enumerate().map(view).collect()
+    }
+
+    fn policies(&self) -> &'static [&'static str] {
+        &Policy::NAMES
+    }
+
+    fn audit(&self) -> Audit {
+        if self.machine.audit.is_on() { Audit::On } else { Audit::Off }
+    }
+
+    fn trace(&self, out: &mut dyn fmt::Write, count: usize) -> fmt::Result {
+        self.machine.write_trace(out, count)
+    }
+
+    fn stop(&self, vm: VmId) -> Result<(), ActionError> {
+        self.tenant(vm)?.vm().ok_or(ActionError::NotRunning)?;
+        self.note(Request::Stop(vm, End::Stopped));
+        Ok(())
+    }
+
+    fn start(&self, vm: VmId) -> Result<(), ActionError> {
+        match self.tenant(vm)?.vm() {
+            Some(vm) if vm.is_ending() => Err(ActionError::Busy),
+            Some(_) => Err(ActionError::AlreadyRunning),
+            None => {
+                self.note(Request::Start(vm));
+                Ok(())
+            }
+        }
+    }
+
+    fn restart(&self, vm: VmId) -> Result<(), ActionError> {
+        match self.tenant(vm)?.vm() {
+            Some(running) if running.is_ending() => return Err(ActionError::Busy),
+            Some(_) => self.note(Request::Stop(vm, End::Restarted)),
+            None => self.note(Request::Start(vm)),
+        }
+        Ok(())
+    }
+
+    fn set_policy(&self, vm: VmId, policy: &str) -> Result<(), ActionError> {
+        let policy = policy.parse().map_err(|_| ActionError::NoSuchPolicy)?;
+        self.tenant(vm)?.policy.set(policy);
+        Ok(())
+    }
+
+    fn set_audit(&self, audit: Audit) {
+        match audit {
+            Audit::On => self.machine.audit.enable(),
+            Audit::Off => self.machine.audit.disable(),
+        }
+    }
+
+    fn power_off(&self) {
+        self.note(Request::PowerOff);
+    }
+}
+
+impl<A: Arch> Machine<A> {
+    /// Writes the newest `count` trace records of all CPUs, one per line.
+    pub fn write_trace(&self, out: &mut dyn fmt::Write, count: usize) -> fmt::Result {
+        let mut rings: [&Trace; trace::CPUS] = [&self.cpus[0].trace; trace::CPUS];
+        let cpus = self.cpus.len().min(trace::CPUS);
+        for (ring, cpu) in rings.iter_mut().zip(&self.cpus) {
+            *ring = &cpu.trace;
+        }
+        trace::write(out, &rings[..cpus], count, self.hz)
+    }
+
+    /// What a panic says beside its message: who ran where, the FP ledger, the latest records. Takes no lock.
+    pub fn last_words(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        for (n, cpu) in self.cpus.iter().enumerate() {
+            let running = cpu.status.running.load(Ordering::Relaxed);
+            let resident = cpu.status.resident.load(Ordering::Relaxed);
+            write!(out, "cpu {n}: ")?;
+            for (word, what) in [(running, "runs"), (resident & 0xffff_ffff, "has the fp registers")] {
+                match word.checked_sub(1) {
+                    Some(id) => write!(out, "{}/{} {what}; ", id >> 8, id & 0xff)?,
+                    None => write!(out, "nobody {what}; ")?,
+                }
+            }
+            writeln!(out)?;
+            if let Some(ledger) = cpu.ledger.get() {
+                for (name, value) in ledger.tally().named() {
+                    write!(out, "{name} {value} ")?;
+                }
+                writeln!(out)?;
+            }
+        }
+        self.write_trace(out, 32)
+    }
+}
