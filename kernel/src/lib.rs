@@ -16,6 +16,6 @@ pub mod paging;
 pub mod platform;
 pub mod ring;
 pub mod sched;
-pub mod sync;
 pub mod shell;
+pub mod sync;
 pub mod trace;

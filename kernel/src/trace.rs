@@ -297,7 +297,7 @@ mod tests {
         let (trace, done) = (Trace::new(), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                for n in 0..400_000u64 {
+                for n in 0..2_000_000u64 {
                     trace.record(Ticks(n), Kind::Mail, VcpuId(n as u32 & 0xFFFF), n ^ 0xAAAA, !n);
                 }
                 done.store(true, Ordering::Release);
@@ -305,7 +305,9 @@ mod tests {
             let mut seen = 0;
             while !done.load(Ordering::Acquire) || seen == 0 {
                 let next = trace.next();
-                for n in next.saturating_sub(RECORDS as u64)..next + 2 {
+                // The oldest, which are being overwritten.
+                let oldest = next.saturating_sub(RECORDS as u64);
+                for n in oldest..oldest + 3 {
                     let Some(entry) = trace.entry(n) else { continue };
                     let vcpu = VcpuId(n as u32 & 0xFFFF);
                     let whole = Entry { time: Ticks(n), kind: Kind::Mail, vcpu, args: [n ^ 0xAAAA, !n] };
