@@ -272,6 +272,34 @@ fn a_panic_writes_past_everything() {
     std::fmt::Write::write_str(&mut console.force(&mut uart), "a dead line ends it").unwrap();
 }
 
+#[test]
+fn a_flush_waits_for_a_slow_line_and_not_for_a_dead_one() {
+    /// Takes a byte at every tenth offer.
+    struct Slow(usize, Uart);
+    impl Serial for Slow {
+        fn put(&mut self, byte: u8) -> Result<(), Full> {
+            self.0 += 1;
+            if self.0.is_multiple_of(10) { self.1.put(byte) } else { Err(Full) }
+        }
+
+        fn get(&mut self) -> Option<u8> {
+            None
+        }
+
+        fn interrupts(&mut self, _: Interrupts) {}
+    }
+    let (console, uart) = (Console::new(), Uart::default());
+    uart.room(usize::MAX);
+    console.attach(Box::new(Slow(0, uart.clone())));
+    info(&console, "last words");
+    console.flush();
+    assert_eq!(uart.take(), "fermata: last words\r\n");
+    uart.room(3);
+    info(&console, "unheard");
+    console.flush();
+    assert_eq!(uart.take(), "fer");
+}
+
 /// Splits what a framed console sent into its ports.
 fn unframe(bytes: &[u8]) -> [Vec<u8>; 3] {
     let mut ports = [const { Vec::new() }; 3];

@@ -133,7 +133,11 @@ fn a_byte_does_not_overtake_those_that_wait() {
     impl Port for Racing {
         fn put(&mut self, byte: u8) -> Result<(), Full> {
             self.1 += 1;
-            if self.1 % 3 == 0 { Ok(self.0.push(byte)) } else { Err(Full) }
+            if !self.1.is_multiple_of(3) {
+                return Err(Full);
+            }
+            self.0.push(byte);
+            Ok(())
         }
 
         fn get(&mut self) -> Option<u8> {
