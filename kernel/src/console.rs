@@ -44,6 +44,10 @@ const PROMPT_BYTES: usize = 16 * 1024;
 const LOG_BYTES: usize = 16 * 1024;
 /// How much of a name is kept, in characters.
 const NAME_CHARS: usize = 31;
+/// How often in a row a transmitter may say that it is full before it counts as dead; at 9600 baud a byte takes 1 ms.
+const PATIENCE: u32 = 1_000_000;
+/// What is sent at most before the machine goes off, in bytes: who still writes then is not waited for.
+const FLUSH_BYTES: usize = 1 << 20;
 /// The log's bit among the ports' bits.
 const LOG: u8 = 63;
 
@@ -330,6 +334,23 @@ impl Console {
     /// Only sends: for after a guest or Fermata wrote something.
     pub fn drain(&self) -> Events {
         self.turn(work::SEND)
+    }
+
+    /// Sends everything before the machine goes off; gives up on a line that accepts nothing any more.
+    pub fn flush(&self) {
+        let (mut patience, mut sent) = (PATIENCE, 0);
+        while patience > 0 && sent < FLUSH_BYTES {
+            patience -= 1;
+            let Some(mut mux) = self.mux.try_lock() else { continue };
+            self.left.store(0, Ordering::Relaxed);
+            let now = mux.turn(self, work::SEND, &mut Events::default());
+            if mux.is_done() && !self.pending() {
+                return;
+            }
+            if now > 0 {
+                (patience, sent) = (PATIENCE, sent + now);
+            }
+        }
     }
 
     /// Does `todo`, or leaves it for the CPU that holds the mux. Never waits.

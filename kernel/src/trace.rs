@@ -59,14 +59,16 @@ kinds! {
     ExitRegister = "exit register", "register", "pc";
     /// It did what no guest may do: the syndrome.
     ExitFault = "exit fault", "syndrome", "pc";
-    /// Another vCPU has the CPU: the one before.
-    Switch = "switch", "from", "";
+    /// The vCPU has the CPU.
+    TurnStart = "turn start", "", "";
+    /// It gives the CPU back.
+    TurnEnd = "turn end", "", "";
     /// The vCPU sleeps.
     Sleep = "sleep", "until", "";
-    /// The vCPU was woken: by which CPU.
-    Wake = "wake", "by", "";
-    /// The vCPU moved: from which CPU to which.
-    Migrate = "migrate", "from", "to";
+    /// The vCPU was woken.
+    Wake = "wake", "", "";
+    /// The vCPU moves: to which CPU.
+    Migrate = "migrate", "to", "";
     /// An interrupt was made pending: its number.
     Inject = "inject", "line", "";
     /// A physical interrupt was taken: its number.
@@ -277,12 +279,12 @@ mod tests {
             zero.record(Ticks(n * 10), Kind::Enter, VcpuId(0), 0x40080000 + n, 9);
         }
         one.record(Ticks(1), Kind::Idle, NOBODY, 0, 0);
-        one.record(Ticks(75), Kind::Migrate, VcpuId(3), 0, 1);
+        one.record(Ticks(75), Kind::FpWiden, VcpuId(3), 1, 3);
         let mut text = String::new();
         write(&mut text, &[&zero, &one], 3, 1_000_000).unwrap();
         assert_eq!(
             text,
-            "     0.000075 cpu1  vcpu3  migrate        from=0x0 to=0x1\n\
+            "     0.000075 cpu1  vcpu3  fp widen       from=0x1 to=0x3\n\
              \x20    0.000080 cpu0  vcpu0  enter          pc=0x40080008\n\
              \x20    0.000090 cpu0  vcpu0  enter          pc=0x40080009\n"
         );
@@ -297,7 +299,7 @@ mod tests {
         let (trace, done) = (Trace::new(), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                for n in 0..400_000u64 {
+                for n in 0..2_000_000u64 {
                     trace.record(Ticks(n), Kind::Mail, VcpuId(n as u32 & 0xFFFF), n ^ 0xAAAA, !n);
                 }
                 done.store(true, Ordering::Release);
@@ -305,7 +307,9 @@ mod tests {
             let mut seen = 0;
             while !done.load(Ordering::Acquire) || seen == 0 {
                 let next = trace.next();
-                for n in next.saturating_sub(RECORDS as u64)..next + 2 {
+                // The oldest, which are being overwritten.
+                let oldest = next.saturating_sub(RECORDS as u64);
+                for n in oldest..oldest + 3 {
                     let Some(entry) = trace.entry(n) else { continue };
                     let vcpu = VcpuId(n as u32 & 0xFFFF);
                     let whole = Entry { time: Ticks(n), kind: Kind::Mail, vcpu, args: [n ^ 0xAAAA, !n] };

@@ -272,6 +272,34 @@ fn a_panic_writes_past_everything() {
     std::fmt::Write::write_str(&mut console.force(&mut uart), "a dead line ends it").unwrap();
 }
 
+#[test]
+fn a_flush_waits_for_a_slow_line_and_not_for_a_dead_one() {
+    /// Takes a byte at every tenth offer.
+    struct Slow(usize, Uart);
+    impl Serial for Slow {
+        fn put(&mut self, byte: u8) -> Result<(), Full> {
+            self.0 += 1;
+            if self.0.is_multiple_of(10) { self.1.put(byte) } else { Err(Full) }
+        }
+
+        fn get(&mut self) -> Option<u8> {
+            None
+        }
+
+        fn interrupts(&mut self, _: Interrupts) {}
+    }
+    let (console, uart) = (Console::new(), Uart::default());
+    uart.room(usize::MAX);
+    console.attach(Box::new(Slow(0, uart.clone())));
+    info(&console, "last words");
+    console.flush();
+    assert_eq!(uart.take(), "fermata: last words\r\n");
+    uart.room(3);
+    info(&console, "unheard");
+    console.flush();
+    assert_eq!(uart.take(), "fer");
+}
+
 /// Splits what a framed console sent into its ports.
 fn unframe(bytes: &[u8]) -> [Vec<u8>; 3] {
     let mut ports = [const { Vec::new() }; 3];
@@ -289,26 +317,52 @@ fn unframe(bytes: &[u8]) -> [Vec<u8>; 3] {
 }
 
 #[test]
-fn of_many_cpus_none_leaves_a_byte_behind() {
-    for _ in 0..20 {
-        let (console, uart) = rig(Mode::Framed);
-        let text = |who: u8| (0..3000u32).map(|n| (n % 89) as u8 + who).collect::<Vec<u8>>();
-        std::thread::scope(|scope| {
-            for (port, who) in [(ONE, 1), (TWO, 2)] {
-                let console = &console;
-                scope.spawn(move || {
-                    for byte in text(who) {
-                        while console.put(port, byte).is_err() {
-                            console.drain();
-                        }
-                        while console.drain().more {}
+fn of_many_cpus_none_reorders_its_bytes() {
+    let (console, uart) = rig(Mode::Framed);
+    let text = |who: u8| (0..30_000u32).map(|n| (n % 89) as u8 + who).collect::<Vec<u8>>();
+    std::thread::scope(|scope| {
+        for (port, who) in [(ONE, 1), (TWO, 2)] {
+            let console = &console;
+            scope.spawn(move || {
+                for byte in text(who) {
+                    while console.put(port, byte).is_err() {
+                        console.drain();
                     }
-                });
-            }
-        });
-        let [_, one, two] = unframe(&uart.0.lock().unwrap().out);
-        assert!(one == text(1) && two == text(2), "{} {}", one.len(), two.len());
+                    while console.drain().more {}
+                }
+            });
+        }
+    });
+    let [_, one, two] = unframe(&uart.0.lock().unwrap().out);
+    assert!(one == text(1) && two == text(2), "{} {}", one.len(), two.len());
+}
+
+/// A UART at which another CPU sends something at the worst moment: the mux is held, and has looked at every ring
+/// for the last time.
+struct Late(&'static Console, Uart);
+
+impl Serial for Late {
+    fn put(&mut self, byte: u8) -> Result<(), Full> {
+        self.1.put(byte)
     }
+
+    fn get(&mut self) -> Option<u8> {
+        self.1.get()
+    }
+
+    fn interrupts(&mut self, _: Interrupts) {
+        self.0.put(PortId::FERMATA, b'!').unwrap();
+        self.0.drain();
+    }
+}
+
+#[test]
+fn what_is_sent_while_the_holder_lets_go_is_not_left_behind() {
+    let (console, uart) = (&*Box::leak(Box::new(Console::new())), Uart::default());
+    uart.room(usize::MAX);
+    console.attach(Box::new(Late(console, uart.clone())));
+    assert!(!console.drain().more);
+    assert_eq!((uart.take(), console.pending()), ("!".into(), false));
 }
 
 proptest! {

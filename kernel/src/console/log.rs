@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-use super::{Console, FRAME, LOG, Mode, PortId, Serial, mark};
+use super::{Console, FRAME, LOG, Mode, PATIENCE, PortId, Serial, mark};
 use crate::addr::CpuId;
 
 /// The longest log line, its end included; what is longer is cut and says so.
@@ -121,9 +121,6 @@ impl Console {
         force
     }
 }
-
-/// How often a transmitter may say that it is full before it counts as dead; at 9600 baud one byte takes 1 ms.
-const PATIENCE: u32 = 10_000_000;
 
 /// A writer that owns the terminal because nothing else will use it again.
 pub struct Force<'a> {

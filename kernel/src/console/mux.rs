@@ -34,13 +34,18 @@ impl Staged {
         }
     }
 
-    /// Sends what there is; whether all of it went.
-    fn flush(&mut self, serial: &mut dyn Serial) -> bool {
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Sends what there is, counting it; whether all of it went.
+    fn flush(&mut self, serial: &mut dyn Serial, sent: &mut usize) -> bool {
         while self.at < self.len {
             if serial.put(self.bytes[self.at]).is_err() {
                 return false;
             }
             self.at += 1;
+            *sent += 1;
         }
         (self.at, self.len) = (0, 0);
         true
@@ -140,9 +145,14 @@ impl Mux {
         self.partials.resize(usize::from(ports) - 1, Partial::EMPTY);
     }
 
-    /// One bounded turn: receives, sends, and says what interrupts are needed.
-    pub(super) fn turn(&mut self, console: &Console, todo: u8, events: &mut Events) {
-        let Some(mut serial) = self.serial.take() else { return };
+    /// Whether nothing is on its way.
+    pub(super) fn is_done(&self) -> bool {
+        self.staged.is_empty()
+    }
+
+    /// One bounded turn: receives, sends, says what interrupts are needed, and returns how many bytes went.
+    pub(super) fn turn(&mut self, console: &Console, todo: u8, events: &mut Events) -> usize {
+        let Some(mut serial) = self.serial.take() else { return 0 };
         let focus = PortId(console.focus.load(Ordering::Relaxed));
         if self.mode == Mode::Terminal && focus != self.focus {
             self.switch(console, focus, events);
@@ -154,24 +164,32 @@ impl Mux {
                 events.add(input);
             }
         }
-        let want = self.send(console, &mut *serial, events);
+        let mut sent = 0;
+        let want = self.send(console, &mut *serial, &mut sent, events);
         if self.interrupts != Some(want) {
             serial.interrupts(want);
             self.interrupts = Some(want);
         }
         self.serial = Some(serial);
+        sent
     }
 
     /// Sends until there is nothing, the UART is full, or the step is over.
-    fn send(&mut self, console: &Console, serial: &mut dyn Serial, events: &mut Events) -> Interrupts {
+    fn send(
+        &mut self,
+        console: &Console,
+        serial: &mut dyn Serial,
+        sent: &mut usize,
+        events: &mut Events,
+    ) -> Interrupts {
         let mut left = SEND_STEP;
-        while self.staged.flush(serial) {
+        while self.staged.flush(serial, sent) {
             if left == 0 {
                 events.more = true;
                 return Interrupts::Receive;
             }
             self.stage(console, events);
-            if self.staged.len == 0 {
+            if self.staged.is_empty() {
                 return Interrupts::Receive;
             }
             left = left.saturating_sub(self.staged.len);
@@ -192,7 +210,7 @@ impl Mux {
         let source = next(waiting, self.turn);
         if self.broken && source.is_none_or(|port| PortId(port) == self.line_owner()) {
             self.mend();
-            if self.staged.len > 0 {
+            if !self.staged.is_empty() {
                 return;
             }
         }
