@@ -82,7 +82,7 @@ impl<A: Arch> Local<A> {
         let vm = Arc::clone(&vcpu.vm);
         let kicks = self.cpu.load(&mut vcpu.guest, &vm.chips);
         self.ring(&vm, kicks);
-        self.trace.record(Ticks(now), Kind::Switch, vcpu.id(), 0, 0);
+        self.trace.record(Ticks(now), Kind::TurnStart, vcpu.id(), 0, 0);
         let status = &self.shared().status;
         status.running.store(u64::from(vcpu.id().0) + 1, Ordering::Relaxed);
         self.distribute(Occasion::Routine, now);
@@ -371,7 +371,7 @@ impl<A: Arch> Local<A> {
     }
 
     fn made_ready(&mut self, id: VcpuId, now: u64) {
-        self.trace.record(Ticks(now), Kind::Wake, id, self.id.0 as u64, 0);
+        self.trace.record(Ticks(now), Kind::Wake, id, 0, 0);
         self.yielding |= self.queue.wake(id, now) == Woken::Preempt;
     }
 
@@ -450,7 +450,7 @@ impl<A: Arch> Local<A> {
             if let FpPlace::Here(key) = vcpu.fp.take() {
                 vcpu.fp = FpPlace::Carried(self.fp.discharge(self.cpu.fp(), key));
             }
-            self.trace.record(Ticks(now), Kind::Migrate, vcpu.id(), self.id.0 as u64, to.0 as u64);
+            self.trace.record(Ticks(now), Kind::Migrate, vcpu.id(), to.0 as u64, 0);
             vcpu.settle_on(to);
             vcpu.bell().queue_on(to);
             self.tell(to, Message::Admit(vcpu));
@@ -549,9 +549,7 @@ impl<A: Arch> Local<A> {
     /// Switches the machine off.
     pub(crate) fn halt(&mut self) -> ! {
         log::info!("halted");
-        while self.machine.console.pending() {
-            let _ = self.machine.console.pump();
-        }
+        self.machine.console.flush();
         self.cpu.power_off()
     }
 }

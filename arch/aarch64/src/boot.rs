@@ -62,7 +62,7 @@ global_asm!(
     "b {start}",
     ".long 0",
     ".quad 0",
-    ".quad __image_end - __image_start",
+    ".quad __image_size",
     ".quad 0xa",
     ".quad 0, 0, 0",
     ".ascii \"ARM\\x64\"",

@@ -157,9 +157,7 @@ pub fn boot_cpu(tree: u64, image: Image, console: &'static Console) -> ! {
 fn give_up(console: &Console, message: &str) -> ! {
     log::error!("cannot start: {message}");
     log::info!("halted");
-    while console.pending() {
-        let _ = console.pump();
-    }
+    console.flush();
     psci::system_off()
 }
 
