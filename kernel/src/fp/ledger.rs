@@ -138,8 +138,10 @@ impl Ledger {
     pub(super) fn record(&self, event: Event) {
         match event {
             Event::Trap(units) => {
-                for (n, counter) in self.traps.iter().enumerate() {
-                    add(counter, u64::from(units.bits() >> n & 1));
+                let mut bits = units.bits();
+                while bits != 0 {
+                    add(&self.traps[bits.trailing_zeros() as usize], 1);
+                    bits &= bits - 1;
                 }
             }
             Event::Request => add(&self.requests, 1),

@@ -2,7 +2,7 @@
 //!
 //! A test that cannot fail proves nothing. Every check and every step that keeps one guest's registers from
 //! another's eyes is named here, and the machine asks [`Rules::keeps`] before it follows one. In the product
-//! the answer is [`Sound`]'s constant `true`, so nothing remains of the question. `tests/fp_mutants.rs` breaks
+//! the answer is [`Sound`]'s constant `true`, so nothing remains of the question. `tests/fp.rs` breaks
 //! the rules one at a time and demands that the property test notices each.
 
 /// A rule of the FP machine.
@@ -15,6 +15,8 @@ pub enum Rule {
     VersionCheck,
     /// An image that changes is given a new stamp.
     RenewStamp,
+    /// Registers that waited for a vCPU's return belong to the slot it has now.
+    Rehome,
     /// What was written through a narrow view reaches memory before a wider view is loaded over it.
     SaveBeforeWidening,
     /// What another vCPU left in the registers reaches memory before they are loaded.
@@ -47,10 +49,11 @@ pub enum Rule {
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::OwnerCheck,
         Self::VersionCheck,
         Self::RenewStamp,
+        Self::Rehome,
         Self::SaveBeforeWidening,
         Self::SaveBeforeEviction,
         Self::SaveAtLeave,

@@ -108,7 +108,8 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     /// Tells, by group, whose values the registers hold, which units hold them, and which of these are newer than
     /// memory.
     pub fn residents(&self) -> impl Iterator<Item = (VcpuId, Units, Units)> {
-        self.seats.iter().filter_map(|seat| Some((seat.owner?, seat.valid, seat.dirty)))
+        let held = self.seats.iter().filter(|seat| !seat.valid.is_empty());
+        held.filter_map(|seat| Some((seat.owner?, seat.valid, seat.dirty)))
     }
 
     /// Shows the state of a vCPU that lives here.
@@ -186,8 +187,8 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         let index = self.index(key);
         debug_assert!(self.running.is_none() && self.exposed.is_empty(), "a turn started within a turn");
         self.running = Some(index);
-        let slot = self.slot_mut(index);
-        let mut wanted = core::mem::take(&mut slot.request);
+        let slot = self.slot(index);
+        let mut wanted = slot.request;
         match slot.policy.policy().at_arrive() {
             AtArrive::Everything => wanted |= slot.image.units(),
             AtArrive::WhatIsHere => {
@@ -207,6 +208,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     pub fn request(&mut self, touched: Units) -> Touch {
         let Some(index) = self.running else { return Touch::Absent };
         self.record(index, Event::Trap(touched));
+        let exposed = self.exposed;
         let slot = self.slot_mut(index);
         if !slot.image.units().contains(touched) && R::keeps(Rule::RefuseAbsent) {
             return Touch::Absent;
@@ -214,7 +216,9 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         slot.touched |= touched;
         // What else `touched` needs depends on the form the image has when it is loaded.
         let wanted = if R::keeps(Rule::CloseLate) { touched } else { slot.image.closure(touched) };
-        self.pending |= u16::from((wanted - self.exposed).bits());
+        let missing = wanted - exposed;
+        slot.request |= missing;
+        self.pending |= u16::from(missing.bits());
         self.record(index, Event::Request);
         Touch::Granted
     }
@@ -230,10 +234,8 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     /// Ends the turn. Nothing is exposed afterwards; what is saved depends on the policy.
     pub fn leave(&mut self, file: &mut F::File) {
         let Some(index) = self.running.take() else { return };
-        let unserved = units_of(self.pending);
         let cpu = self.cpu;
         let slot = self.slot_mut(index);
-        slot.request = unserved;
         slot.last_cpu = Some(cpu);
         let fate = slot.policy.policy().at_leave();
         for n in 0..F::GROUPS.len() {
@@ -273,7 +275,8 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         let touched = units_of(self.pending);
         self.pending &= AUDIT;
         if !touched.is_empty() {
-            let slot = self.slot(index);
+            let slot = self.slot_mut(index);
+            slot.request = Units::empty();
             let wanted = if R::keeps(Rule::CloseLate) { slot.image.closure(touched) } else { touched };
             for (n, &group) in F::GROUPS.iter().enumerate() {
                 if wanted.intersects(group) && !self.exposed.contains(wanted & group) {
@@ -313,6 +316,10 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             self.load(file, index, n, wanted);
         }
         let seat = &mut self.seats[n];
+        if R::keeps(Rule::Rehome) {
+            // It may have been away: its values waited here, but its slot is another one now.
+            seat.slot = index;
+        }
         // Neither architecture tells which registers a guest wrote, so whatever it may write is dirty. All that
         // is valid is exposed: a narrow view must not write to registers that a wider one is valid in.
         seat.dirty = seat.valid;
