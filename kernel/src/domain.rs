@@ -258,6 +258,3 @@ fn bootargs(node: Node<'_>) -> Result<&str, DomainError<'_>> {
     }
     Ok(bootargs)
 }
-
-#[cfg(test)]
-mod tests;

@@ -239,6 +239,3 @@ impl fmt::Debug for Tree<'_> {
         write!(f, "Tree({} bytes)", self.size)
     }
 }
-
-#[cfg(test)]
-mod tests;

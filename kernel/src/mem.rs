@@ -341,6 +341,3 @@ impl Memory {
         self.free.insert(region)
     }
 }
-
-#[cfg(test)]
-mod tests;

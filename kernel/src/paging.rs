@@ -432,6 +432,3 @@ impl<F: Format, T: Tables> Drop for Space<F, T> {
         self.release_below(self.root, self.top());
     }
 }
-
-#[cfg(test)]
-mod tests;

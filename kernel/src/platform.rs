@@ -127,6 +127,3 @@ pub fn bootargs<'a>(tree: &Tree<'a>) -> Result<&'a str, Complaint<'a>> {
     let Some(chosen) = tree.find("/chosen") else { return Ok("") };
     Ok(chosen.text("bootargs")?.unwrap_or(""))
 }
-
-#[cfg(test)]
-mod tests;
