@@ -5,3 +5,17 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod console;
+pub mod dev;
+pub mod domain;
+pub mod fdt;
+pub mod fp;
+pub mod mail;
+pub mod mem;
+pub mod paging;
+pub mod platform;
+pub mod ring;
+pub mod sched;
+pub mod sync;
+pub mod shell;
+pub mod trace;

@@ -17,6 +17,8 @@ for word in $(cat /proc/cmdline); do
     esac
 done
 hostname "$name"
+# A serial line has no size of its own.
+stty cols 80 rows 24 </dev/console
 export PS1="$name# "
 # `poweroff`, `halt` and `reboot` tell the first process; it may still be waiting for a shell.
 trap 'poweroff -f' USR2

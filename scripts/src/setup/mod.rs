@@ -29,7 +29,7 @@ pub(crate) const COMMAND: Command = Command {
     name: "setup",
     summary: "install what is needed: emulator, Rust targets, guest kernel and userland",
     help: "\
-cargo xtask setup [--check]
+cargo xtask setup [--check | --initramfs FILE]
 
 Installs and fetches what `run`, `test` and `bench` need, as these do by themselves:
   the emulator           QEMU 10.0 or newer: the one on the PATH, else Debian's from backports, with apt (as root
@@ -39,6 +39,8 @@ Installs and fetches what `run`, `test` and `bench` need, as these do by themsel
 What is there already is left as it is and needs no network.
 
   --check                only report: nothing is changed; exits with 1 if something is missing
+  --initramfs FILE       write the guests' initramfs to FILE, to boot it elsewhere; its kernel command line may say
+                         fermata.name=NAME, and fermata.run=CMD (with + for blanks) to run CMD and power off
 
 The cache is $FERMATA_CACHE, else fermata in $XDG_CACHE_HOME or in ~/.cache. Remove it to fetch newer versions.
 ",
@@ -218,12 +220,19 @@ fn provide(needs: &[Need]) -> Result<(Tools, Vec<State<()>>)> {
 
 /// Runs `cargo xtask setup`.
 fn command(mut arguments: lexopt::Parser) -> Result<ExitCode> {
-    let mut check = false;
+    let (mut check, mut file) = (false, None);
     while let Some(argument) = arguments.next()? {
         match argument {
             lexopt::Arg::Long("check") => check = true,
+            lexopt::Arg::Long("initramfs") => file = Some(PathBuf::from(arguments.value()?)),
             other => return Err(other.unexpected().into()),
         }
+    }
+    if let Some(file) = file {
+        let arch = Arch::Aarch64;
+        let archive = ensure(&[Need::Debian(arch)])?.initramfs(arch, &[])?;
+        fs::write(&file, archive).with_context(|| format!("{} cannot be written", file.display()))?;
+        return Ok(ExitCode::SUCCESS);
     }
     let states = if check { look(&Need::ALL)? } else { provide(&Need::ALL)?.1 };
     states.iter().for_each(|state| println!("{state}"));

@@ -38,7 +38,7 @@ pub(crate) fn stream(command: &mut Command, mut line: impl FnMut(&str)) -> Resul
     let status = child.wait()?;
     let errors = errors.join().expect("the reader does not panic");
     if !status.success() {
-        bail!("`{name}` failed ({status}){}", tail(&format!("{output}{errors}")));
+        bail!("`{name}` failed ({status}):{}", tail(&format!("{output}{errors}")));
     }
     Ok(output)
 }
@@ -51,19 +51,17 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     stream(command, |_| {})
 }
 
-/// The command line, for messages: what is long and the same in every call is left out by its caller's choice of words.
+/// The command line, for messages.
 fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// The last lines that say something, each on a line of its own and indented.
+/// The last lines that say something, each on a line of its own and indented; of apt's, only the errors.
 fn tail(text: &str) -> String {
-    let lines: Vec<_> = text
-        .lines()
-        .map(str::trim_end)
-        .filter(|line| !line.is_empty() && !line.contains("status:"))
-        .collect();
+    let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let errors: Vec<_> = lines.iter().copied().filter(|line| line.starts_with("E: ")).collect();
+    let lines = if errors.is_empty() { lines } else { errors };
     lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| format!("\n    {line}")).collect()
 }
 
@@ -80,6 +78,13 @@ mod tests {
             text.contains("exit status: 3") && text.contains("begun") && text.contains("broken"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn of_apt_only_the_errors_are_shown() {
+        let error =
+            output(Command::new("sh").args(["-c", "echo Ign:1; echo 'E: broken'; exit 100"])).unwrap_err();
+        assert!(error.to_string().ends_with(":\n    E: broken"), "{error}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ impl Step {
     /// Where standard error is no terminal only the line is printed.
     pub(crate) fn new(doing: &str, what: &str) -> Self {
         say(doing, what);
-        let style = ProgressStyle::with_template("{spinner:>12} {bar:40} {percent:>3}% {msg} ({elapsed})")
+        let style = ProgressStyle::with_template("{spinner:>12} {bar:40} {percent:>3}% ({elapsed})")
             .expect("the template is well formed");
         let bar = ProgressBar::new(1000).with_style(style);
         bar.enable_steady_tick(Duration::from_millis(200));
@@ -26,11 +26,6 @@ impl Step {
     pub(crate) fn percent(&self, percent: f64) {
         // Saturates by definition of `as`; the bar counts in tenths.
         self.bar.set_position((percent * 10.0) as u64);
-    }
-
-    /// Shows which part is being worked on.
-    pub(crate) fn part(&self, part: &str) {
-        self.bar.set_message(part.to_owned());
     }
 }
 

@@ -138,7 +138,7 @@ fn build(cache: &Cache, lock: &Lock, compiler: &Compiler, target: &str) -> Resul
     cargo.current_dir(&package).args(["build", "--release", "--target", target]);
     cargo.arg(format!("-Zbuild-std={}", CRATES.join(","))).arg("-Zbuild-std-features=compiler-builtins-mem");
     // Unstable options of a stable cargo, only here. The pinned cargo looks for the source where this says.
-    cargo.env("RUSTC_BOOTSTRAP", "1").env("__CARGO_TESTS_ONLY_SRC_ROOT", &source);
+    cargo.env("RUSTC_BOOTSTRAP", "1").env("__CARGO_TESTS_ONLY_SRC_ROOT", source.join("library"));
     // An image linked with fat LTO needs the crates' bitcode, which cargo leaves out otherwise.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Cembed-bitcode=yes");
     cargo.env("CARGO_TARGET_DIR", scratch.path().join("target")).env_remove("CARGO_BUILD_TARGET");

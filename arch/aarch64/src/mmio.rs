@@ -1,0 +1,49 @@
+//! Device registers.
+
+use core::ptr::{read_volatile, with_exposed_provenance_mut, write_volatile};
+
+/// A window of device registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Mmio {
+    base: usize,
+}
+
+impl Mmio {
+    /// The registers at physical address `base`, which EL2 maps at the same virtual address.
+    ///
+    /// # Safety
+    /// `base` is where a device has its registers, and it is mapped as Device memory for as long as the value
+    /// is used; offsets used with it stay within the device.
+    pub const unsafe fn new(base: u64) -> Self {
+        Self { base: base as usize }
+    }
+
+    /// Reads a 32-bit register, `offset` bytes from the start.
+    #[inline]
+    pub fn read32(&self, offset: usize) -> u32 {
+        // SAFETY: the address is a device's (promised to `new`), 32-bit aligned by the callers' constants; device
+        // memory is never the target of a Rust reference, so there is nothing to alias.
+        unsafe { read_volatile(with_exposed_provenance_mut(self.base + offset)) }
+    }
+
+    /// Writes a 32-bit register.
+    #[inline]
+    pub fn write32(&self, offset: usize, value: u32) {
+        // SAFETY: as for `read32`; what the write makes the device do is the caller's subject.
+        unsafe { write_volatile(with_exposed_provenance_mut(self.base + offset), value) }
+    }
+
+    /// Reads a 64-bit register.
+    #[inline]
+    pub fn read64(&self, offset: usize) -> u64 {
+        // SAFETY: as for `read32`, 64-bit aligned.
+        unsafe { read_volatile(with_exposed_provenance_mut(self.base + offset)) }
+    }
+
+    /// Writes a 64-bit register.
+    #[inline]
+    pub fn write64(&self, offset: usize, value: u64) {
+        // SAFETY: as for `write32`, 64-bit aligned.
+        unsafe { write_volatile(with_exposed_provenance_mut(self.base + offset), value) }
+    }
+}

@@ -1,0 +1,584 @@
+//! Starting: from a device tree to a machine whose CPUs all run the loop.
+//!
+//! The boot CPU reads the tree, opens the console, counts memory, builds its own address space and starts the
+//! other CPUs. Each CPU reports what it can do; when all have, the machine is published and every CPU enters
+//! the loop. The boot CPU starts the guests first.
+
+use alloc::boxed::Box;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::mem::size_of;
+use core::ops::Range;
+
+use kernel::addr::{CpuId, Gpa, Hpa, VmId};
+use kernel::console::{Console, Mode, Stamp};
+use kernel::domain::{self, Limits};
+use kernel::fdt::{HEADER_SIZE, MAX_SIZE, Tree};
+use kernel::fp::{AuditSwitch, FpUnit, Policy};
+use kernel::machine::{CpuShared, Machine, Tenant};
+use kernel::mem::{GRANULE, Memory, Region, Regions};
+use kernel::paging::{Rights, Space};
+use kernel::platform::{self as board, Reservation};
+use kernel::run::Local;
+use kernel::sched::{CpuSet, Pool};
+use kernel::trace::Trace;
+use spin::{Mutex, Once};
+
+use crate::boot::{self, HCR_HOST, Handoff, SCTLR_ON};
+use crate::cpu::{AFFINITIES, Keys, STACK_SIZE, ThisCpu, now};
+use crate::el2::{self, El2};
+use crate::facts::{Abilities, Facts, establish, facts, hcr};
+use crate::fp::{File, Present};
+use crate::fp_regs::Hardware;
+use crate::gic::{CpuInterface, Distributor, find_redistributor};
+use crate::idregs::{IdRegs, Raw};
+use crate::mmio::Mmio;
+use crate::ram::{HeapTables, frozen};
+use crate::regs::*;
+use crate::serial::{Model, Uart, Width, Window};
+use crate::stage2::{Caching, VmidBits, vtcr};
+use crate::switch::VECTORS;
+use crate::{Aarch64, platform, psci};
+
+/// Most physical CPUs that are used.
+const MAX_CPUS: usize = CpuSet::CAPACITY;
+
+/// Everything CPUs share. Published when every CPU has reported.
+static MACHINE: Once<Machine<Aarch64>> = Once::new();
+/// What secondary CPUs need to set themselves up.
+static COMMON: Once<Common> = Once::new();
+/// What each CPU reported, by number.
+static REPORTS: [Once<Report>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
+/// How to reach the console when everything else is broken.
+static EMERGENCY: Once<Line> = Once::new();
+
+/// What every CPU sets itself up with.
+struct Common {
+    redistributors: Vec<Range<u64>>,
+}
+
+/// What a CPU found out about itself.
+struct Report {
+    raw: Raw,
+    abilities: Abilities,
+    mmfr1: u64,
+    list_registers: usize,
+    priority_bits: u8,
+}
+
+/// Where the physical console is.
+#[derive(Clone, Copy)]
+struct Line {
+    model: Model,
+    base: u64,
+    shift: u32,
+    width: Width,
+}
+
+impl Line {
+    /// # Safety
+    /// As for [`Window::new`]: the line is a UART's, mapped as Device memory, and nobody else drives it.
+    unsafe fn open(self) -> Uart {
+        // SAFETY: the caller's promise.
+        let window = unsafe { Window::new(self.base as usize, self.shift, self.width) };
+        Uart::new(self.model, window)
+    }
+}
+
+/// Used when no tree says where the console is: QEMU's `virt`, where a tree is never missing on purpose.
+const FALLBACK: Line = Line { model: Model::Pl011, base: 0x0900_0000, shift: 2, width: Width::Word };
+
+/// Where the image is in memory, from the linker's symbols.
+#[derive(Clone, Copy, Debug)]
+pub struct Image {
+    /// First byte.
+    pub start: u64,
+    /// End of code, a multiple of 4 KiB.
+    pub text_end: u64,
+    /// End of constants, a multiple of 4 KiB.
+    pub rodata_end: u64,
+    /// End of everything, heap included.
+    pub end: u64,
+}
+
+/// The console's UART for the last words of a panic, if it was ever found.
+pub fn emergency_serial() -> Option<Uart> {
+    // SAFETY: the line is a UART's, Device memory in every map; after a panic nobody else drives it.
+    EMERGENCY.get().map(|line| unsafe { line.open() })
+}
+
+/// Switches the machine off.
+pub fn power_off() -> ! {
+    psci::system_off()
+}
+
+/// The machine, once it stands: for the last words of a panic.
+pub fn machine() -> Option<&'static Machine<Aarch64>> {
+    MACHINE.get()
+}
+
+/// The number of the CPU this runs on.
+pub fn this_cpu() -> CpuId {
+    let mpidr = MPIDR_EL1.get() & 0xff_00ff_ffff;
+    let position = AFFINITIES.get().and_then(|all| all.iter().position(|a| *a == mpidr));
+    CpuId(position.unwrap_or(0))
+}
+
+/// An exception of our own: nothing in Fermata takes one on purpose.
+///
+/// # Safety
+/// Called by the vectors only.
+pub(crate) unsafe extern "C" fn own_fault(vector: u64, esr: u64, elr: u64, far: u64) -> ! {
+    panic!("exception {vector} taken at EL2: ESR {esr:#x}, at {elr:#x}, address {far:#x}");
+}
+
+/// Starts the machine from the boot CPU; `tree` is the address of its device tree.
+pub fn boot_cpu(tree: u64, image: Image, console: &'static Console) -> ! {
+    set_up_exceptions();
+    let tree = match read_tree(tree) {
+        Ok(tree) => tree,
+        Err(message) => {
+            attach(console, FALLBACK);
+            give_up(console, &message)
+        }
+    };
+    attach(console, find_console(&tree).unwrap_or(FALLBACK));
+    console.set_stamp(|| Stamp { micros: (now().0 as u128 * 1_000_000 / CNTFRQ_EL0.get().max(1) as u128) as u64, cpu: this_cpu() });
+    log::info!("Fermata {} on {}", env!("CARGO_PKG_VERSION"), tree.root().text("model").ok().flatten().unwrap_or("AArch64"));
+    if let Err(message) = start(&tree, image, console) {
+        give_up(console, &message)
+    }
+    unreachable!("the loop does not end")
+}
+
+/// Says why nothing can run, and switches the machine off.
+fn give_up(console: &Console, message: &str) -> ! {
+    log::error!("cannot start: {message}");
+    log::info!("halted");
+    while console.pending() {
+        let _ = console.pump();
+    }
+    psci::system_off()
+}
+
+fn attach(console: &Console, line: Line) {
+    EMERGENCY.call_once(|| line);
+    // SAFETY: the tree names a UART there, or there is nothing to lose; all but memory is Device memory in
+    // every map, and this is the only place that opens the line.
+    console.attach(Box::new(unsafe { line.open() }));
+}
+
+fn read_tree(at: u64) -> Result<Tree<'static>, alloc::string::String> {
+    let region = |size| Region::new(Hpa(at), size).filter(|_| at != 0 && at % 8 == 0);
+    let header = region(HEADER_SIZE as u64).ok_or_else(|| alloc::format!("device tree: x0 is {at:#x}, expected its address, a multiple of 8"))?;
+    // SAFETY: the boot protocol puts the tree there, in memory that the throw-away map has and that nobody
+    // changes; if it is something else, it is at least readable, and the parser trusts nothing in it.
+    let start = unsafe { frozen(header) };
+    let size = u32::from_be_bytes([start[4], start[5], start[6], start[7]]) as u64;
+    let whole = region(size.clamp(HEADER_SIZE as u64, MAX_SIZE as u64)).unwrap_or(header);
+    // SAFETY: as above; a size that is a lie makes the parser look at other bytes, not fault.
+    Tree::parse(unsafe { frozen(whole) }).map_err(|error| alloc::format!("device tree at {at:#x}: {error}"))
+}
+
+fn find_console(tree: &Tree<'static>) -> Option<Line> {
+    let stdout = board::stdout(tree).ok()??;
+    let model = stdout.node.compatible().find_map(Model::from_compatible)?;
+    let (shift, width) = model.layout();
+    let shift = if stdout.shift != 0 { stdout.shift } else { shift };
+    let width = stdout.width.and_then(Width::from_bytes).unwrap_or(width);
+    Some(Line { model, base: stdout.registers.base().0, shift, width })
+}
+
+type Failure = alloc::string::String;
+
+fn start(tree: &Tree<'static>, image: Image, console: &'static Console) -> Result<(), Failure> {
+    let text = |complaint: kernel::fdt::Complaint<'_>| complaint.to_string();
+    let gic = platform::gic(tree).map_err(text)?;
+    check_cpu()?;
+    let (mut memory, unmapped) = count_memory(tree, image)?;
+    let cpus = count_cpus(tree)?;
+    AFFINITIES.call_once(|| cpus.clone());
+    let domains = read_domains(tree, image, &mut memory, cpus.len());
+    build_map(&memory, &unmapped, image, &gic, tree)?;
+    let range = |region: &Region| region.base().0..region.last().0 + 1;
+    COMMON.call_once(|| Common { redistributors: gic.redistributors.iter().map(range).collect() });
+    // SAFETY: the tree names the distributor there, and the map has it as Device memory.
+    let distributor = Distributor::new(unsafe { Mmio::new(gic.distributor.base().0) });
+    let cpu = report(CpuId(0));
+    start_secondaries(&cpus)?;
+    establish(gather(cpus.len())?);
+
+    let mode = if board::bootargs(tree).unwrap_or("").split_whitespace().any(|word| word == "console=framed") {
+        Mode::Framed
+    } else {
+        Mode::Terminal
+    };
+    let names: Vec<_> = domains.iter().map(|tenant| tenant.domain.name.to_string()).collect();
+    console.open(mode, names).map_err(|error| alloc::format!("consoles: {error:?}"))?;
+    let line = board::stdout(tree).ok().flatten().and_then(|stdout| platform::first_line(&stdout.node).ok().flatten());
+    if let Some(line) = line {
+        distributor.enable(line.intid, cpus[0]);
+    }
+    log::info!("{} CPUs, {} MiB of memory, {} guests", cpus.len(), memory.all().total() >> 20, domains.len());
+    log::info!("memory before guests: {} KiB", (image.end - image.start) >> 10);
+    let vcpus = domains.iter().map(|tenant| tenant.domain.cpus as usize).sum();
+    let guests = domains.len();
+    let audit = alloc::sync::Arc::new(AuditSwitch::default());
+    let machine = MACHINE.call_once(|| Machine {
+        console,
+        console_line: line.map(|line| line.intid),
+        cpus: (0..cpus.len()).map(|_| CpuShared::new(vcpus)).collect(),
+        pool: Pool::new(cpus.len()),
+        tenants: domains.into(),
+        memory: Mutex::new(memory),
+        audit,
+        shell: kernel::shell::Shell::new(),
+        hz: CNTFRQ_EL0.get(),
+        now,
+    });
+    if guests == 0 {
+        return Err("the device tree describes no guest that can run: /chosen has no usable node compatible with \"xen,domain\"".into());
+    }
+    let mut local = enter_loop(CpuId(0), cpu, machine);
+    if mode == Mode::Terminal || guests > 0 {
+        machine.shell.start(console);
+    }
+    for n in 0..guests {
+        local.launch(VmId(n as u16));
+    }
+    local.run()
+}
+
+/// What this image needs of the CPU it runs on.
+fn check_cpu() -> Result<(), Failure> {
+    let mmfr0 = id::mmfr0();
+    if vtcr(mmfr0, VmidBits::Eight).is_none() {
+        return Err(alloc::format!("the CPU has {} physical address bits, expected at least 40", crate::stage2::physical_bits(mmfr0)));
+    }
+    if id::pfr0() >> 24 & 0xf == 0 {
+        return Err("the CPU has no system registers for a GICv3".into());
+    }
+    Ok(())
+}
+
+/// Counts memory: all of it, what is free, and what must not be mapped.
+fn count_memory(tree: &Tree<'static>, image: Image) -> Result<(Memory, Vec<Region>), Failure> {
+    let mut all = Regions::new();
+    for region in board::memory(tree) {
+        match region {
+            Ok(region) => all.insert(region).map_err(|e| alloc::format!("memory {region}: {e:?}"))?,
+            Err(complaint) => log::warn!("{complaint}: ignored"),
+        }
+    }
+    if all.total() == 0 {
+        return Err("the device tree has no node with device_type \"memory\"".into());
+    }
+    let mut memory = Memory::new(all);
+    let mut unmapped = Vec::new();
+    for reserved in board::reserved(tree) {
+        match reserved {
+            Ok(reserved) => {
+                reserve(&mut memory, reserved.region);
+                if reserved.kind == Reservation::Unmapped {
+                    unmapped.push(reserved.region);
+                }
+            }
+            Err(complaint) => log::warn!("{complaint}: ignored"),
+        }
+    }
+    if let Some(own) = Region::new(Hpa(image.start), image.end - image.start) {
+        reserve(&mut memory, own);
+    }
+    reserve(&mut memory, tree_region(tree));
+    Ok((memory, unmapped))
+}
+
+fn reserve(memory: &mut Memory, region: Region) {
+    if let Err(error) = memory.reserve(region.widened(4096)) {
+        log::error!("memory {region} cannot be set aside: {error:?}");
+    }
+}
+
+fn tree_region(tree: &Tree<'static>) -> Region {
+    tree.region()
+}
+
+/// Affinities of the CPUs that are used, the boot CPU first.
+fn count_cpus(tree: &Tree<'static>) -> Result<Vec<u64>, Failure> {
+    let own = MPIDR_EL1.get() & 0xff_00ff_ffff;
+    let mut all = alloc::vec![own];
+    for cpu in board::cpus(tree) {
+        match cpu {
+            Ok(cpu) if cpu.hardware_id == own => {}
+            Ok(cpu) if cpu.enable_method != Some("psci") => {
+                log::warn!("{}: enable-method is {:?}, expected \"psci\": not used", cpu.node.path(), cpu.enable_method);
+            }
+            Ok(cpu) => all.push(cpu.hardware_id),
+            Err(complaint) => log::warn!("{complaint}: not used"),
+        }
+    }
+    if all.len() > MAX_CPUS {
+        log::warn!("{} CPUs, of which {MAX_CPUS} are used", all.len());
+        all.truncate(MAX_CPUS);
+    }
+    if all.len() > 1 && platform::psci(tree).ok().flatten() != Some(platform::Conduit::Smc) {
+        log::warn!("/psci: method is not \"smc\": the other CPUs cannot be started");
+        all.truncate(1);
+    }
+    Ok(all)
+}
+
+/// Reads the guests; one that cannot be is named, and the others run.
+fn read_domains(tree: &Tree<'static>, image: Image, memory: &mut Memory, cpus: usize) -> Vec<Tenant<Aarch64>> {
+    let own = Region::new(Hpa(image.start), image.end - image.start);
+    let occupied: Vec<Region> = own.into_iter().chain([tree_region(tree)]).collect();
+    let limits = Limits { memory: memory.all(), occupied: &occupied, cpus: CpuSet::first_n(cpus) };
+    let mut tenants = Vec::new();
+    for domain in domain::read(tree, &limits) {
+        let domain = match domain {
+            Ok(domain) => domain,
+            Err(complaint) => {
+                log::error!("vm {} not started: {complaint}", complaint.subject());
+                continue;
+            }
+        };
+        match domain.fp_policy.map_or(Ok(Policy::Hold), str::parse) {
+            Ok(policy) => tenants.push(Tenant::new(domain, policy)),
+            Err(error) => log::error!("vm {} not started: fermata,fp-policy: {error}", domain.name),
+        }
+    }
+    for region in tenants.iter().flat_map(|tenant| tenant.domain.modules()).flatten().map(|module| module.region) {
+        reserve(memory, region);
+    }
+    tenants
+}
+
+/// Builds and enters Fermata's own address space: memory at its own address, code not writable, data not
+/// executable, and the devices it drives.
+fn build_map(memory: &Memory, unmapped: &[Region], image: Image, gic: &platform::Gic<'_>, tree: &Tree<'static>) -> Result<(), Failure> {
+    let failed = |error| alloc::format!("our own address space could not be made: {error:?}");
+    let mut space = Space::new(El2, HeapTables).map_err(failed)?;
+    let mut map = |region: Region, rights| space.map(Gpa(region.base().0), region.base(), region.size(), rights);
+    let part = |from: u64, to: u64| Region::new(Hpa(from), to - from);
+    let image_parts = [
+        (part(image.start, image.text_end), Rights::ReadOnly),
+        (part(image.text_end, image.rodata_end), Rights::Constant),
+        (part(image.rodata_end, image.end), Rights::Data),
+    ];
+    let mut data = memory.all().clone();
+    let without = |data: &mut Regions, region: Region| data.remove(region).map_err(|e| alloc::format!("memory {region}: {e:?}"));
+    for (region, rights) in image_parts {
+        if let Some(region) = region {
+            without(&mut data, region)?;
+            map(region, rights).map_err(failed)?;
+        }
+    }
+    for region in unmapped {
+        without(&mut data, region.widened(4096))?;
+    }
+    let blob = tree_region(tree).widened(4096);
+    if !data.covers(&blob) {
+        without(&mut data, blob)?;
+        map(blob, Rights::Constant).map_err(failed)?;
+    }
+    for region in data.iter().filter_map(|region| region.aligned(4096)) {
+        map(region, Rights::Data).map_err(failed)?;
+    }
+    let uart = EMERGENCY.get().and_then(|line| Region::new(Hpa(line.base), 4096));
+    let devices = gic.redistributors.iter().copied().chain([gic.distributor]).chain(uart);
+    for region in devices {
+        map(region.widened(4096), Rights::Device).map_err(|error| alloc::format!("device at {region}: {error:?}"))?;
+    }
+    let root = space.root();
+    // The tables are in use for ever.
+    core::mem::forget(space);
+    // SAFETY: the tables map the image, its stack, and everything else this function's callers use, at the
+    // addresses they have; they are complete in memory (`enter_map` orders that).
+    unsafe { boot::enter_map(root.0, el2::tcr(id::mmfr0())) };
+    Ok(())
+}
+
+/// Sets up exceptions, before anything can go wrong.
+fn set_up_exceptions() {
+    VBAR_EL2.set((&raw const VECTORS).expose_provenance() as u64);
+    isb();
+}
+
+/// Sets this CPU's EL2 up, and reports what it found.
+fn report(id: CpuId) -> ThisCpu {
+    set_up_exceptions();
+    set_up_traps();
+    let mpidr = MPIDR_EL1.get();
+    let common = COMMON.get().expect("published before any CPU reports");
+    // SAFETY: the tree names these regions, and the map has them as Device memory.
+    let redistributor = unsafe { find_redistributor(&common.redistributors, mpidr) };
+    let Some(redistributor) = redistributor else {
+        panic!("the device tree has no redistributor for the CPU with affinity {mpidr:#x}");
+    };
+    let gic = CpuInterface::new(redistributor);
+    let present = Present::from_ids(id::pfr0(), id::pfr1(), id::dfr0());
+    // SAFETY: EL2 with E2H=0 since `boot`; once per CPU, and `ThisCpu` stays where it is made.
+    let fp = File::new(unsafe { Hardware::claim() }, present);
+    REPORTS[id.0].call_once(|| Report {
+        raw: id::raw(),
+        abilities: Abilities { pfr0: id::pfr0(), pfr1: id::pfr1(), mmfr2: id::mmfr2() },
+        mmfr1: id::mmfr1(),
+        list_registers: gic.list_registers(),
+        priority_bits: gic.priority_bits(),
+    });
+    ThisCpu::new(id, gic, fp, Keys::Switched)
+}
+
+/// Registers that are the same for every guest, and unknown at reset.
+fn set_up_traps() {
+    HCR_EL2.set(HCR_HOST);
+    HSTR_EL2.set(0);
+    VTTBR_EL2.set(0);
+    VPIDR_EL2.set(MIDR_EL1.get());
+    // Counters without traps; the physical timer is emulated (EL1PCEN clear). The virtual one is the guest's.
+    CNTHCTL_EL2.set(1);
+    CNTVOFF_EL2.set(0);
+    CNTV_CTL_EL0.set(0);
+    CNTP_CTL_EL0.set(0);
+    // Debug, OS lock and trace registers, performance monitors and profiling trap (TDRA, TDOSA, TDA, TPM,
+    // TPMCR, TPMS, TTRF); all counters stay EL1's as far as HPMN goes.
+    let counters = if id::dfr0() >> 8 & 0xf != 0 && id::dfr0() >> 8 & 0xf != 0xf { PMCR_EL0.get() >> 11 & 0x1f } else { 0 };
+    let mut mdcr = 1 << 11 | 1 << 10 | 1 << 9 | 1 << 6 | 1 << 5 | counters;
+    if id::dfr0() >> 32 & 0xf != 0 {
+        mdcr |= 1 << 14;
+    }
+    if id::dfr0() >> 40 & 0xf != 0 {
+        mdcr |= 1 << 19;
+    }
+    MDCR_EL2.set(mdcr);
+    if id::mmfr1() >> 40 & 0xf != 0 {
+        // MSCEn: memory copy instructions, if there are any.
+        HCRX_EL2.set(if id::isar2() >> 16 & 0xf != 0 { 1 << 11 } else { 0 });
+    }
+    if id::mmfr0() >> 56 & 0xf != 0 {
+        // Zero traps what has an "n" bit (SME, permission indirection, ...): state nobody switches.
+        HFGRTR_EL2.set(0);
+        HFGWTR_EL2.set(0);
+        HFGITR_EL2.set(0);
+        HDFGRTR_EL2.set(0);
+        HDFGWTR_EL2.set(0);
+    }
+    isb();
+}
+
+/// Starts the other CPUs and waits until each has reported.
+fn start_secondaries(cpus: &[u64]) -> Result<(), Failure> {
+    for (n, mpidr) in cpus.iter().enumerate().skip(1) {
+        let stack = Box::leak(alloc::vec![0u8; STACK_SIZE].into_boxed_slice());
+        let handoff = Box::leak(Box::new(Handoff {
+            stack: (stack.as_ptr_range().end.expose_provenance() & !0xf) as u64,
+            ttbr: TTBR0_EL2.get(),
+            tcr: TCR_EL2.get(),
+            mair: MAIR_EL2.get(),
+            sctlr: SCTLR_ON,
+            arg: n as u64,
+        }));
+        let context = (&raw const *handoff).expose_provenance() as u64;
+        clean_to_memory(context, size_of::<Handoff>() as u64);
+        let entry = boot::secondary as *const () as usize as u64;
+        // SAFETY: `secondary` sets a CPU up from a `Handoff`, and this one is never freed.
+        let started = unsafe { psci::cpu_on(*mpidr, entry, context) };
+        started.map_err(|code| alloc::format!("CPU {n} (affinity {mpidr:#x}) could not be started: PSCI code {code}"))?;
+        let hz = CNTFRQ_EL0.get();
+        let deadline = now().0 + 10 * hz;
+        while !REPORTS[n].is_completed() {
+            if now().0 > deadline {
+                return Err(alloc::format!("CPU {n} (affinity {mpidr:#x}) was started and does not report"));
+            }
+            core::hint::spin_loop();
+        }
+    }
+    Ok(())
+}
+
+/// Puts together what the CPUs reported.
+fn gather(cpus: usize) -> Result<Facts, Failure> {
+    let reports: Vec<&Report> = REPORTS[..cpus].iter().filter_map(Once::get).collect();
+    let raw: Vec<Raw> = reports.iter().map(|report| report.raw).collect();
+    let ids = IdRegs::new(&raw);
+    let combine = |f: fn(&Abilities) -> u64, all: bool| {
+        let values = reports.iter().map(|report| f(&report.abilities));
+        values.fold(if all { u64::MAX } else { 0 }, |sum, value| if all { sum & value } else { sum | value })
+    };
+    let abilities = |all| Abilities {
+        pfr0: combine(|a| a.pfr0, all),
+        pfr1: combine(|a| a.pfr1, all),
+        mmfr2: combine(|a| a.mmfr2, all),
+    };
+    let (all, any) = (abilities(true), abilities(false));
+    Ok(Facts {
+        hcr: hcr(&all, &any, &ids),
+        ids,
+        caching: if all.has_fwb() { Caching::Forced } else { Caching::Combined },
+        list_registers: reports.iter().map(|report| report.list_registers).min().unwrap_or(1),
+        priority_bits: reports.iter().map(|report| report.priority_bits).min().unwrap_or(5),
+        cpus,
+    })
+}
+
+/// Where a secondary CPU enters Rust, with its number.
+pub(crate) extern "C" fn secondary_cpu(number: u64) -> ! {
+    let id = CpuId(number as usize);
+    let cpu = report(id);
+    let machine = loop {
+        match MACHINE.get() {
+            Some(machine) => break machine,
+            None => core::hint::spin_loop(),
+        }
+    };
+    enter_loop(id, cpu, machine).run()
+}
+
+fn enter_loop(id: CpuId, mut cpu: ThisCpu, machine: &'static Machine<Aarch64>) -> Local<Aarch64> {
+    let reports = REPORTS[..machine.cpus.len()].iter().filter_map(Once::get);
+    let vmids = reports.map(|report| VmidBits::from_id(report.mmfr1)).min_by_key(|bits| bits.count());
+    let mmfr0 = id::mmfr0();
+    if let Some(value) = vtcr(mmfr0, vmids.unwrap_or(VmidBits::Eight)) {
+        VTCR_EL2.set(value);
+    }
+    cpu.set_keys(if facts().ids.has_pauth() { Keys::Switched } else { Keys::Absent });
+    // Nothing that firmware or an earlier system left in the TLBs may be taken for a guest's.
+    invalidate_all_guests();
+    let fp = FpUnit::new(id, alloc::sync::Arc::clone(&machine.audit));
+    let trace: &'static Trace = &machine.cpus[id.0].trace;
+    Local::new(cpu, machine, fp, trace)
+}
+
+/// ID registers of this CPU.
+mod id {
+    use super::Raw;
+    use core::arch::asm;
+
+    macro_rules! id {
+        ($name:ident, $encoding:literal) => {
+            pub(super) fn $name() -> u64 {
+                let value;
+                // SAFETY: reading an ID register changes nothing; all of S3_0_C0_C<4..7> can be read at EL2.
+                unsafe { asm!(concat!("mrs {}, ", $encoding), out(reg) value, options(nomem, nostack, preserves_flags)) };
+                value
+            }
+        };
+    }
+    id!(pfr0, "S3_0_C0_C4_0");
+    id!(pfr1, "S3_0_C0_C4_1");
+    id!(dfr0, "S3_0_C0_C5_0");
+    id!(isar0, "S3_0_C0_C6_0");
+    id!(isar1, "S3_0_C0_C6_1");
+    id!(isar2, "S3_0_C0_C6_2");
+    id!(mmfr0, "S3_0_C0_C7_0");
+    id!(mmfr1, "S3_0_C0_C7_1");
+    id!(mmfr2, "S3_0_C0_C7_2");
+
+    /// In the order of `idregs::SHOWN`.
+    pub(super) fn raw() -> Raw {
+        [pfr0(), pfr1(), dfr0(), isar0(), isar1(), isar2(), mmfr0(), mmfr1(), mmfr2()]
+    }
+}
+
+/// Keeps the granule of guest memory and the module alignment honest: a guest's memory is whole blocks.
+const _: () = assert!(GRANULE == 2 << 20);

@@ -1,0 +1,474 @@
+//! One physical CPU's registers: whose they are, and the steps that move them.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::marker::PhantomData;
+
+use super::policy::{AtArrive, AtLeave};
+use super::rules::{Rule, Rules, Sound};
+use super::stamp::{Stamp, Stamps};
+use super::{AuditSwitch, Event, FpContext, FpSlot, Ledger, MAX_GROUPS, SaveCause, Units};
+use crate::addr::{CpuId, VcpuId};
+
+/// What the auditor paints registers with that hold nothing. No meaning, but easy to recognise in a dump.
+const PAINT: u64 = 0xfee1_dead_fee1_dead;
+
+/// The bit of [`FpUnit::pending`] that sends every entry of a turn through the auditor.
+const AUDIT: u16 = 1 << 8;
+
+/// A vCPU's place on the CPU where it lives. It cannot be copied, so it cannot outlive the vCPU's stay.
+#[derive(Debug)]
+pub struct FpKey {
+    index: usize,
+    cpu: CpuId,
+}
+
+/// The answer to a touch of units that are not exposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Touch {
+    /// The units will be there when the guest runs again; let it repeat the instruction.
+    Granted,
+    /// The guest has no such unit: it gets what a CPU without that unit would give.
+    Absent,
+}
+
+/// The state of one group's registers.
+#[derive(Debug, Default)]
+pub(super) struct Seat {
+    /// Whose values they hold. It may have moved away or been forgotten here: the values stay.
+    pub(super) owner: Option<VcpuId>,
+    /// Where the owner's slot is. Meaningful while `dirty` is not empty: then the owner lives here.
+    pub(super) slot: usize,
+    /// Which version of the owner's image they equal, but for what is dirty.
+    pub(super) stamp: Stamp,
+    /// The units that hold the owner's values.
+    pub(super) valid: Units,
+    /// The units that may be newer than the image. A subset of `valid`.
+    pub(super) dirty: Units,
+    /// The units that were loaded, by anyone, since the registers were last filled. What is not also valid
+    /// holds somebody's remains.
+    loaded: Units,
+    /// Whether the auditor painted them since they were last loaded.
+    painted: bool,
+}
+
+impl Seat {
+    /// Stops counting on what the registers hold.
+    fn forget(&mut self) {
+        *self = Self { loaded: self.loaded, painted: self.painted, ..Self::default() };
+    }
+}
+
+/// One physical CPU's floating-point registers, and the slots of all vCPUs that live on that CPU.
+///
+/// A turn is `arrive`, any number of `enter` and `request`, `leave`. Everything is called on the unit's own
+/// CPU with interrupts off.
+pub struct FpUnit<F: FpContext, R: Rules = Sound> {
+    /// Units the running guest asked for and does not have yet, and [`AUDIT`]. First, because `enter` reads it
+    /// on each way into a guest.
+    pending: u16,
+    /// What the running guest may use.
+    pub(super) exposed: Units,
+    /// Whose turn it is.
+    pub(super) running: Option<usize>,
+    pub(super) seats: [Seat; MAX_GROUPS],
+    pub(super) slots: Vec<Option<Box<FpSlot<F>>>>,
+    cpu: CpuId,
+    stamps: Stamps,
+    ledger: Arc<Ledger>,
+    audit: Arc<AuditSwitch>,
+    rules: PhantomData<R>,
+}
+
+impl<F: FpContext, R: Rules> FpUnit<F, R> {
+    /// Makes the unit of `cpu`, whose registers hold nobody's values and are concealed.
+    pub fn new(cpu: CpuId, audit: Arc<AuditSwitch>) -> Self {
+        const { assert!(F::GROUPS.len() <= MAX_GROUPS) }
+        Self {
+            pending: 0,
+            exposed: Units::empty(),
+            running: None,
+            seats: Default::default(),
+            slots: Vec::new(),
+            cpu,
+            stamps: Stamps::new(cpu),
+            ledger: Arc::default(),
+            audit,
+            rules: PhantomData,
+        }
+    }
+
+    /// Shares this CPU's counters, for readers on other CPUs.
+    pub fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.ledger)
+    }
+
+    /// Tells, by group, whose values the registers hold and which units hold them.
+    pub fn residents(&self) -> impl Iterator<Item = (VcpuId, Units)> {
+        self.seats.iter().filter_map(|seat| Some((seat.owner?, seat.valid)))
+    }
+
+    /// Shows the state of a vCPU that lives here.
+    pub fn state(&self, key: &FpKey) -> &FpSlot<F> {
+        self.slot(self.index(key))
+    }
+
+    /// Takes in a vCPU that comes to live on this CPU.
+    pub fn enroll(&mut self, mut slot: Box<FpSlot<F>>) -> FpKey {
+        if slot.stamps[0] == Stamp::NONE {
+            slot.stamps = core::array::from_fn(|_| self.stamps.draw());
+        }
+        let index = match self.slots.iter().position(Option::is_none) {
+            Some(free) => free,
+            None => {
+                self.slots.push(None);
+                self.slots.len() - 1
+            }
+        };
+        self.slots[index] = Some(slot);
+        FpKey { index, cpu: self.cpu }
+    }
+
+    /// Hands out a vCPU that will live on another CPU, its image current.
+    ///
+    /// The registers keep their values: should the vCPU come back with its image unchanged, and nobody have
+    /// used them meanwhile, they need not be loaded.
+    pub fn discharge(&mut self, file: &mut F::File, key: FpKey) -> Box<FpSlot<F>> {
+        let index = self.index(&key);
+        self.end_turn_of(file, index);
+        if R::keeps(Rule::FlushOnDischarge) {
+            self.save_all_of(file, index, SaveCause::Migrate);
+        } else {
+            self.abandon(index);
+        }
+        self.cover(file);
+        self.take(index)
+    }
+
+    /// Ends a vCPU for good. No register of this CPU keeps a value of it; see [`purge`](Self::purge) for the
+    /// CPUs it lived on before. Another vCPU whose registers overlap its remains is saved first.
+    pub fn dismiss(&mut self, file: &mut F::File, key: FpKey) {
+        let index = self.index(&key);
+        self.abandon(index);
+        if self.running == Some(index) {
+            self.running = None;
+            self.exposed = Units::empty();
+            self.pending = 0;
+        }
+        let slot = self.take(index);
+        self.wipe(file, slot.id, Rule::WipeOnDismiss);
+    }
+
+    /// Erases what is left here of vCPU `id`, which ended on another CPU. Not needed for correctness, since
+    /// nobody can be shown these registers without a load that overwrites them; needed so that a dead VM's
+    /// values are nowhere.
+    pub fn purge(&mut self, file: &mut F::File, id: VcpuId) {
+        self.wipe(file, id, Rule::WipeOnPurge);
+    }
+
+    /// Puts a vCPU that is not running back to its state at power-on. Its counters go on.
+    pub fn reset(&mut self, file: &mut F::File, key: &FpKey) {
+        let index = self.index(key);
+        self.end_turn_of(file, index);
+        self.abandon(index);
+        let stamps = core::array::from_fn(|_| self.stamps.draw());
+        let slot = self.slot_mut(index);
+        slot.image = F::new(slot.limit);
+        slot.stamps = stamps;
+        slot.request = Units::empty();
+    }
+
+    /// Starts a turn. Nothing moves before [`enter`](Self::enter).
+    pub fn arrive(&mut self, key: &FpKey) {
+        let index = self.index(key);
+        debug_assert!(self.running.is_none() && self.exposed.is_empty(), "a turn started within a turn");
+        self.running = Some(index);
+        let slot = self.slot_mut(index);
+        let mut wanted = core::mem::take(&mut slot.request);
+        match slot.policy.policy().at_arrive() {
+            AtArrive::Everything => wanted |= slot.image.units(),
+            AtArrive::WhatIsHere => {
+                for n in 0..F::GROUPS.len() {
+                    if self.is_here(index, n) {
+                        wanted |= self.seats[n].valid;
+                    }
+                }
+            }
+            AtArrive::Nothing => {}
+        }
+        self.pending = u16::from(wanted.bits()) | if self.audit.is_on() { AUDIT } else { 0 };
+    }
+
+    /// Records that the running guest touched units that are not exposed. Nothing moves before
+    /// [`enter`](Self::enter); a guest that loses its turn in between loses nothing, and its request stays.
+    pub fn request(&mut self, touched: Units) -> Touch {
+        let Some(index) = self.running else { return Touch::Absent };
+        self.record(index, Event::Trap(touched));
+        let slot = self.slot_mut(index);
+        if !slot.image.units().contains(touched) && R::keeps(Rule::RefuseAbsent) {
+            return Touch::Absent;
+        }
+        slot.touched |= touched;
+        // What else `touched` needs depends on the form the image has when it is loaded.
+        let wanted = if R::keeps(Rule::CloseLate) { touched } else { slot.image.closure(touched) };
+        self.pending |= u16::from((wanted - self.exposed).bits());
+        self.record(index, Event::Request);
+        Touch::Granted
+    }
+
+    /// Serves what was requested: the last step before the guest runs, with interrupts off.
+    #[inline]
+    pub fn enter(&mut self, file: &mut F::File) {
+        if self.pending != 0 {
+            self.serve(file);
+        }
+    }
+
+    /// Ends the turn. Nothing is exposed afterwards; what is saved depends on the policy.
+    pub fn leave(&mut self, file: &mut F::File) {
+        let Some(index) = self.running.take() else { return };
+        let unserved = units_of(self.pending);
+        let cpu = self.cpu;
+        let slot = self.slot_mut(index);
+        slot.request = unserved;
+        slot.last_cpu = Some(cpu);
+        let fate = slot.policy.policy().at_leave();
+        for n in 0..F::GROUPS.len() {
+            if self.is_here(index, n) {
+                self.vacate(file, index, n, fate);
+            }
+        }
+        if R::keeps(Rule::ConcealAtLeave) {
+            F::conceal(file);
+        }
+        self.exposed = Units::empty();
+        self.pending = 0;
+    }
+
+    /// Writes everything back and forgets what the registers hold, because the CPU is about to lose them: power
+    /// down, or firmware that does not keep its promises. A running guest gets its registers back at its next
+    /// entry.
+    pub fn flush(&mut self, file: &mut F::File) {
+        for n in 0..F::GROUPS.len() {
+            if R::keeps(Rule::SaveOnFlush) {
+                self.save(file, n, SaveCause::Flush);
+            }
+            if R::keeps(Rule::ForgetOnFlush) {
+                self.seats[n].forget();
+            }
+        }
+        self.pending |= u16::from(self.exposed.bits());
+        self.exposed = Units::empty();
+        F::conceal(file);
+    }
+
+    /// Does what `enter` found to be due.
+    #[cold]
+    #[inline(never)]
+    fn serve(&mut self, file: &mut F::File) {
+        let Some(index) = self.running else { return };
+        let touched = units_of(self.pending);
+        self.pending &= AUDIT;
+        if !touched.is_empty() {
+            let slot = self.slot(index);
+            let wanted = if R::keeps(Rule::CloseLate) { slot.image.closure(touched) } else { touched };
+            for (n, &group) in F::GROUPS.iter().enumerate() {
+                if wanted.intersects(group) && !self.exposed.contains(wanted & group) {
+                    self.seize(file, index, n, wanted & group);
+                }
+            }
+            let slot = self.slot(index);
+            if R::keeps(Rule::ExposeOnlyValid) {
+                slot.image.expose(file, self.exposed);
+            } else {
+                slot.image.expose(file, slot.image.units());
+            }
+        }
+        if self.pending & AUDIT != 0 {
+            self.inspect(file);
+        }
+    }
+
+    /// Makes the registers of group `n` hold at least `wanted` of the running vCPU, and exposes them.
+    fn seize(&mut self, file: &mut F::File, index: usize, n: usize, wanted: Units) {
+        self.record(index, Event::Exposure);
+        let here = self.is_here(index, n);
+        let valid = self.seats[n].valid;
+        if here && valid.contains(wanted) {
+            self.record(index, Event::Skip);
+        } else if here && !valid.is_empty() {
+            // The views overlap: what the guest wrote through the narrow one has to be in memory first.
+            if R::keeps(Rule::SaveBeforeWidening) {
+                self.save(file, n, SaveCause::Widen);
+            }
+            self.record(index, Event::Widening);
+            self.load(file, index, n, valid | wanted);
+        } else {
+            if R::keeps(Rule::SaveBeforeEviction) {
+                self.save(file, n, SaveCause::Evict);
+            }
+            self.load(file, index, n, wanted);
+        }
+        let seat = &mut self.seats[n];
+        // Neither architecture tells which registers a guest wrote, so whatever it may write is dirty. All that
+        // is valid is exposed: a narrow view must not write to registers that a wider one is valid in.
+        seat.dirty = seat.valid;
+        self.exposed |= seat.valid;
+    }
+
+    fn load(&mut self, file: &mut F::File, index: usize, n: usize, units: Units) {
+        let slot = self.slot(index);
+        slot.image.restore(file, units);
+        let bytes = slot.image.bytes(units);
+        let (owner, stamp) = (Some(slot.id), slot.stamps[n]);
+        let loaded = self.seats[n].loaded | units;
+        self.seats[n] =
+            Seat { owner, slot: index, stamp, valid: units, dirty: Units::empty(), loaded, painted: false };
+        self.record(index, Event::Load { bytes });
+    }
+
+    /// Writes the dirty units of group `n` to the image they belong to.
+    fn save(&mut self, file: &mut F::File, n: usize, cause: SaveCause) {
+        let seat = &mut self.seats[n];
+        let dirty = core::mem::take(&mut seat.dirty);
+        if dirty.is_empty() {
+            return;
+        }
+        let index = seat.slot;
+        let Some(slot) = self.slots[index].as_mut() else { return };
+        let kept = slot.image.save(file, dirty);
+        if R::keeps(Rule::ForgetDestroyed) {
+            seat.valid &= kept;
+        }
+        if R::keeps(Rule::RenewStamp) {
+            slot.stamps[n] = self.stamps.draw();
+        }
+        seat.stamp = slot.stamps[n];
+        let bytes = slot.image.bytes(dirty);
+        self.record(index, Event::Save { cause, bytes });
+    }
+
+    /// Ends a turn for group `n`, whose registers are the vCPU's.
+    fn vacate(&mut self, file: &mut F::File, index: usize, n: usize, fate: AtLeave) {
+        if fate == AtLeave::Keep {
+            if self.exposed.intersects(F::GROUPS[n]) {
+                self.record(index, Event::Avoided);
+            }
+            return;
+        }
+        if R::keeps(Rule::SaveAtLeave) {
+            self.save(file, n, SaveCause::Leave);
+        } else {
+            self.seats[n].dirty = Units::empty();
+        }
+        if fate == AtLeave::SaveAndForget {
+            self.seats[n].forget();
+        }
+    }
+
+    /// Tells whether the registers of group `n` hold the values of a vCPU.
+    pub(super) fn is_here(&self, index: usize, n: usize) -> bool {
+        let (slot, seat) = (self.slot(index), &self.seats[n]);
+        if !R::keeps(Rule::OwnerCheck) {
+            return slot.last_cpu == Some(self.cpu);
+        }
+        if !R::keeps(Rule::VersionCheck) {
+            return seat.owner == Some(slot.id);
+        }
+        seat.stamp == slot.stamps[n]
+    }
+
+    fn save_all_of(&mut self, file: &mut F::File, index: usize, cause: SaveCause) {
+        for n in 0..F::GROUPS.len() {
+            if self.seats[n].slot == index {
+                self.save(file, n, cause);
+            }
+        }
+    }
+
+    /// Gives up what a vCPU wrote to registers and did not save.
+    fn abandon(&mut self, index: usize) {
+        for seat in self.seats.iter_mut().filter(|seat| seat.slot == index) {
+            seat.dirty = Units::empty();
+        }
+    }
+
+    /// Zeroes the registers that hold, or may hold, values of vCPU `id`.
+    fn wipe(&mut self, file: &mut F::File, id: VcpuId, rule: Rule) {
+        for (n, &group) in F::GROUPS.iter().enumerate() {
+            let seat = &self.seats[n];
+            if seat.owner != Some(id) && seat.valid.contains(seat.loaded) {
+                continue;
+            }
+            self.save(file, n, SaveCause::Flush);
+            if R::keeps(rule) {
+                F::fill(file, group, 0);
+            }
+            self.seats[n] = Seat::default();
+            self.pending |= u16::from((self.exposed & group).bits());
+            self.exposed -= group;
+        }
+        self.cover(file);
+    }
+
+    /// Restores the exposure of whoever runs, after work that may have opened the registers.
+    fn cover(&self, file: &mut F::File) {
+        match self.running {
+            _ if !R::keeps(Rule::CoverAfterwards) => {}
+            Some(index) if !self.exposed.is_empty() => self.slot(index).image.expose(file, self.exposed),
+            _ => F::conceal(file),
+        }
+    }
+
+    /// Paints what holds nothing, and compares belief and hardware.
+    fn inspect(&mut self, file: &mut F::File) {
+        for (n, &group) in F::GROUPS.iter().enumerate() {
+            let seat = &mut self.seats[n];
+            if seat.valid.is_empty() && !seat.painted {
+                F::fill(file, group, PAINT);
+                seat.loaded = Units::empty();
+                seat.painted = true;
+            }
+        }
+        self.cover(file);
+        if let Err(breach) = self.audit(file) {
+            panic!("FP audit on CPU {}: {breach:?}", self.cpu.0);
+        }
+    }
+
+    fn end_turn_of(&mut self, file: &mut F::File, index: usize) {
+        if self.running == Some(index) {
+            self.leave(file);
+        }
+    }
+
+    fn record(&self, index: usize, event: Event) {
+        self.slot(index).ledger.record(event);
+        self.ledger.record(event);
+    }
+
+    fn index(&self, key: &FpKey) -> usize {
+        assert_eq!(key.cpu, self.cpu, "an FP key was used on the wrong CPU");
+        key.index
+    }
+
+    /// Whoever holds an [`FpKey`] of this CPU has a slot here.
+    pub(super) fn slot(&self, index: usize) -> &FpSlot<F> {
+        self.slots[index].as_ref().expect("an FP key names an empty slot")
+    }
+
+    fn slot_mut(&mut self, index: usize) -> &mut FpSlot<F> {
+        self.slots[index].as_mut().expect("an FP key names an empty slot")
+    }
+
+    fn take(&mut self, index: usize) -> Box<FpSlot<F>> {
+        self.slots[index].take().expect("an FP key names an empty slot")
+    }
+}
+
+/// The units among the bits of `pending`.
+fn units_of(pending: u16) -> Units {
+    Units::from_bits_retain(pending as u8)
+}

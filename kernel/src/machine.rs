@@ -1,0 +1,166 @@
+//! What all CPUs share.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use spin::{Mutex, Once};
+
+use crate::addr::{CpuId, Gpa};
+use crate::arch::Arch;
+use crate::console::Console;
+use crate::domain::Domain;
+use crate::fp::{AuditSwitch, Ledger, Policy, PolicyCell};
+use crate::mail::Mailbox;
+use crate::mem::Memory;
+use crate::sched::Pool;
+use crate::shell::Shell;
+use crate::trace::Trace;
+use crate::vcpu::Vcpu;
+use crate::vm::{End, Vm};
+
+/// Where the console's interrupt is handled, guests are built and buried.
+pub const HOUSEKEEPER: CpuId = CpuId(0);
+
+/// What one CPU tells another.
+pub enum Message<A: Arch> {
+    /// A vCPU comes to live there. Its doorbell says so already.
+    Admit(Box<Vcpu<A>>),
+    /// A vCPU that sleeps there has something pending.
+    Wake(Arc<Vm<A>>, usize),
+    /// A vCPU that is off there starts: its guest's call succeeded already.
+    Start(Arc<Vm<A>>, usize, Gpa, u64),
+    /// Some guest is ending: its vCPUs there end.
+    Sweep,
+    /// The last vCPU of a guest ended.
+    Bury(Arc<Vm<A>>),
+    /// The monitor wants a guest started that is not running.
+    Launch(usize),
+}
+
+/// What other CPUs see of one CPU.
+pub struct CpuShared<A: Arch> {
+    /// Messages for it.
+    pub mailbox: Mailbox<Message<A>>,
+    /// Its FP ledger, once it runs.
+    pub ledger: Once<Arc<Ledger>>,
+    /// What happened on it lately.
+    pub trace: Trace,
+    /// What it is doing, for the monitor.
+    pub status: Status,
+}
+
+impl<A: Arch> CpuShared<A> {
+    /// A CPU that has not started, on a machine with `vcpus` vCPUs.
+    pub fn new(vcpus: usize) -> Self {
+        Self { mailbox: Mailbox::new(vcpus), ledger: Once::new(), trace: Trace::new(), status: Status::default() }
+    }
+}
+
+/// What a CPU publishes about itself. One writer.
+#[derive(Debug, Default)]
+pub struct Status {
+    /// The vCPU that runs, plus one; zero for none.
+    pub running: core::sync::atomic::AtomicU64,
+    /// Ticks spent idle.
+    pub idle: core::sync::atomic::AtomicU64,
+    /// Turns given.
+    pub turns: core::sync::atomic::AtomicU64,
+    /// Whose FP values the registers hold, plus one; zero for nobody.
+    pub resident: core::sync::atomic::AtomicU64,
+}
+
+/// A guest that the device tree describes, running or not.
+pub struct Tenant<A: Arch> {
+    /// What it asked for.
+    pub domain: Domain<'static>,
+    /// Its FP policy, kept across restarts.
+    pub policy: Arc<PolicyCell>,
+    state: Mutex<Tenancy<A>>,
+}
+
+/// Whether a tenant runs.
+enum Tenancy<A: Arch> {
+    Running(Arc<Vm<A>>),
+    /// Ended, or not started yet.
+    Over(Option<End>),
+    /// Could not be started.
+    Refused,
+}
+
+impl<A: Arch> Tenant<A> {
+    /// A tenant that does not run yet.
+    pub fn new(domain: Domain<'static>, policy: Policy) -> Self {
+        Self { domain, policy: Arc::new(PolicyCell::new(policy)), state: Mutex::new(Tenancy::Over(None)) }
+    }
+
+    /// Its virtual machine, while there is one.
+    pub fn vm(&self) -> Option<Arc<Vm<A>>> {
+        match &*self.state.lock() {
+            Tenancy::Running(vm) => Some(Arc::clone(vm)),
+            _ => None,
+        }
+    }
+
+    /// How it last ended.
+    pub fn end(&self) -> Option<End> {
+        match &*self.state.lock() {
+            Tenancy::Over(end) => *end,
+            _ => None,
+        }
+    }
+
+    /// It runs as `vm`.
+    pub fn run_as(&self, vm: Arc<Vm<A>>) {
+        *self.state.lock() = Tenancy::Running(vm);
+    }
+
+    /// It ended.
+    pub fn over(&self, end: End) {
+        *self.state.lock() = Tenancy::Over(Some(end));
+    }
+
+    /// It could not be started.
+    pub fn refuse(&self) {
+        *self.state.lock() = Tenancy::Refused;
+    }
+
+    /// Whether it will never run again by itself: off, crashed, or refused.
+    fn is_done(&self) -> bool {
+        match &*self.state.lock() {
+            Tenancy::Running(_) => false,
+            Tenancy::Over(end) => matches!(end, Some(End::PoweredOff | End::Crashed(_))),
+            Tenancy::Refused => true,
+        }
+    }
+}
+
+/// What all CPUs share.
+pub struct Machine<A: Arch> {
+    /// The terminal.
+    pub console: &'static Console,
+    /// The physical line of the console's interrupt.
+    pub console_line: Option<u32>,
+    /// By number.
+    pub cpus: Box<[CpuShared<A>]>,
+    /// Who is idle, who wants help.
+    pub pool: Pool,
+    /// By number, in the order of the device tree.
+    pub tenants: Box<[Tenant<A>]>,
+    /// Memory that no guest has.
+    pub memory: Mutex<Memory>,
+    /// The auditor.
+    pub audit: Arc<AuditSwitch>,
+    /// The monitor's prompt.
+    pub shell: Shell,
+    /// Ticks in a second.
+    pub hz: u64,
+    /// The time.
+    pub now: fn() -> crate::addr::Ticks,
+}
+
+impl<A: Arch> Machine<A> {
+    /// Whether every guest has ended for good.
+    pub fn is_done(&self) -> bool {
+        self.tenants.iter().all(Tenant::is_done)
+    }
+}

@@ -1,0 +1,238 @@
+//! What the prompt can see and do: the machine as plain values.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::addr::{CpuId, VmId};
+use crate::console::{Console, PortId};
+
+/// A virtual machine as it was a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmView {
+    /// Which one.
+    pub id: VmId,
+    /// Its name in the device tree.
+    pub name: String,
+    /// What it is doing.
+    pub state: VmState,
+    /// How many vCPUs it has.
+    pub vcpus: usize,
+    /// Its memory in bytes.
+    pub memory: u64,
+    /// Its FP policy.
+    pub policy: &'static str,
+    /// Its console.
+    pub port: PortId,
+}
+
+/// What a virtual machine is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VmState {
+    /// It has vCPUs that can run.
+    Running,
+    /// It powered itself off.
+    Off,
+    /// It was stopped from here.
+    Stopped,
+    /// It did what no guest may do.
+    Crashed,
+    /// It could not be built.
+    Failed,
+}
+
+/// A vCPU as it was a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VcpuView {
+    /// Its machine's name and its number there, as in `one/0`.
+    pub name: String,
+    /// What it is doing.
+    pub state: VcpuState,
+    /// The CPU it belongs to.
+    pub home: CpuId,
+    /// How long it has run, in microseconds.
+    pub run_micros: u64,
+    /// How often it stopped.
+    pub exits: u64,
+    /// How often it moved to another CPU.
+    pub migrations: u64,
+}
+
+/// What a vCPU is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VcpuState {
+    /// It has its CPU.
+    Running,
+    /// It waits for its turn.
+    Queued,
+    /// It waits for an event.
+    Asleep,
+    /// It was not started, or turned itself off.
+    Off,
+}
+
+/// A physical CPU as it was a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuView {
+    /// Which one.
+    pub id: CpuId,
+    /// How much of its time it was busy lately, in thousandths.
+    pub load_permille: u16,
+    /// How long it was idle since boot, in microseconds.
+    pub idle_micros: u64,
+    /// The vCPU that has it.
+    pub current: Option<String>,
+    /// How many vCPUs wait for it.
+    pub queued: usize,
+    /// How often guests stopped on it.
+    pub exits: u64,
+    /// How often it changed from one vCPU to another.
+    pub switches: u64,
+}
+
+/// Counted FP events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FpCounters {
+    /// Traps on first use.
+    pub traps: u64,
+    /// Requests for units.
+    pub requests: u64,
+    /// Loads.
+    pub loads: u64,
+    /// Loads that were not needed because the registers still held the state.
+    pub skips: u64,
+    /// Entries that exposed more units of a resident state.
+    pub widenings: u64,
+    /// Saves.
+    pub saves: u64,
+    /// Saves that were not needed.
+    pub saves_avoided: u64,
+    /// States that lost their registers to another vCPU.
+    pub evictions: u64,
+    /// States saved because their vCPU left the CPU.
+    pub flushes: u64,
+    /// Bytes loaded.
+    pub bytes_in: u64,
+    /// Bytes saved.
+    pub bytes_out: u64,
+}
+
+impl FpCounters {
+    /// The counters with their names, in the order in which they are shown.
+    pub fn named(&self) -> [(&'static str, u64); 11] {
+        [
+            ("traps", self.traps),
+            ("requests", self.requests),
+            ("loads", self.loads),
+            ("skips", self.skips),
+            ("widenings", self.widenings),
+            ("saves", self.saves),
+            ("avoided", self.saves_avoided),
+            ("evictions", self.evictions),
+            ("flushes", self.flushes),
+            ("in", self.bytes_in),
+            ("out", self.bytes_out),
+        ]
+    }
+}
+
+/// A vCPU's side of FP ownership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FpVcpuView {
+    /// Its machine's name and its number there.
+    pub name: String,
+    /// Its policy.
+    pub policy: &'static str,
+    /// The widest unit it ever used.
+    pub widest: &'static str,
+    /// The CPU whose registers hold its state.
+    pub resident: Option<CpuId>,
+    /// What happened to it.
+    pub counters: FpCounters,
+}
+
+/// A CPU's side of FP ownership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FpCpuView {
+    /// Which CPU.
+    pub id: CpuId,
+    /// The vCPU whose state is in the registers.
+    pub owner: Option<String>,
+    /// The units that are valid.
+    pub units: &'static str,
+    /// Whether the registers are newer than memory, in a word: clean, dirty, or empty.
+    pub state: &'static str,
+    /// What happened on it.
+    pub counters: FpCounters,
+}
+
+/// The FP auditor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audit {
+    /// It checks each entry.
+    On,
+    /// It does not.
+    Off,
+}
+
+/// Why an action was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActionError {
+    /// The machine is not running.
+    NotRunning,
+    /// The machine is running.
+    AlreadyRunning,
+    /// The machine could not be built, so there is nothing to start.
+    NotBuilt,
+    /// The policy does not exist here.
+    NoSuchPolicy,
+    /// An earlier action is still under way.
+    Busy,
+}
+
+impl fmt::Display for ActionError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::NotRunning => "it is not running",
+            Self::AlreadyRunning => "it is running already",
+            Self::NotBuilt => "it could not be built; the log at boot says why",
+            Self::NoSuchPolicy => "there is no such policy",
+            Self::Busy => "an earlier request is still under way; try again",
+        })
+    }
+}
+
+/// The machine behind the prompt. Views are read from what CPUs publish, without waiting for them; actions are asked
+/// of the CPUs concerned and may complete later.
+pub trait Monitor {
+    /// The console whose focus `vm console` moves.
+    fn console(&self) -> &Console;
+    /// All virtual machines, in the order of the device tree.
+    fn vms(&self) -> Vec<VmView>;
+    /// All vCPUs.
+    fn vcpus(&self) -> Vec<VcpuView>;
+    /// All physical CPUs.
+    fn cpus(&self) -> Vec<CpuView>;
+    /// The FP ledger by vCPU.
+    fn fp_vcpus(&self) -> Vec<FpVcpuView>;
+    /// The FP ledger by CPU, and what is in its registers.
+    fn fp_cpus(&self) -> Vec<FpCpuView>;
+    /// The FP policies that can be chosen.
+    fn policies(&self) -> &'static [&'static str];
+    /// Whether the auditor is on.
+    fn audit(&self) -> Audit;
+    /// Writes the newest `count` trace records, one per line.
+    fn trace(&self, out: &mut dyn fmt::Write, count: usize) -> fmt::Result;
+    /// Stops a machine until it is started again.
+    fn stop(&self, vm: VmId) -> Result<(), ActionError>;
+    /// Starts a machine that is off, stopped or crashed.
+    fn start(&self, vm: VmId) -> Result<(), ActionError>;
+    /// Stops a machine if it runs, and starts it anew.
+    fn restart(&self, vm: VmId) -> Result<(), ActionError>;
+    /// Chooses the FP policy of a machine, one of [`Monitor::policies`].
+    fn set_policy(&self, vm: VmId, policy: &str) -> Result<(), ActionError>;
+    /// Turns the auditor on or off.
+    fn set_audit(&self, audit: Audit);
+    /// Powers the machine off.
+    fn power_off(&self);
+}

@@ -1,0 +1,93 @@
+//! One virtual CPU.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use crate::addr::{CpuId, VcpuId};
+use crate::arch::Arch;
+use crate::fp::{FpKey, FpSlot};
+use crate::mail::Doorbell;
+use crate::sched::{Account, CpuSet, Turn};
+use crate::vm::{VcpuStats, Vm};
+
+/// Where a vCPU's floating-point state is looked after.
+pub enum FpPlace<A: Arch> {
+    /// By the CPU where the vCPU lives.
+    Here(FpKey),
+    /// With the vCPU, which is on its way.
+    Carried(Box<FpSlot<A::Fp>>),
+    /// Nowhere: it was dismissed, or is changing hands.
+    Nowhere,
+}
+
+impl<A: Arch> FpPlace<A> {
+    /// Takes it out, leaving nothing.
+    pub fn take(&mut self) -> Self {
+        core::mem::replace(self, Self::Nowhere)
+    }
+}
+
+/// A virtual CPU. It is a value: running, queued or asleep on one CPU, or in one message.
+pub struct Vcpu<A: Arch> {
+    id: VcpuId,
+    index: usize,
+    account: Account,
+    /// Its guest.
+    pub vm: Arc<Vm<A>>,
+    /// Its registers.
+    pub guest: A::Guest,
+    /// Its floating-point state.
+    pub fp: FpPlace<A>,
+    /// Something was made pending for it by its own CPU, without its bell.
+    pub news: bool,
+}
+
+impl<A: Arch> Vcpu<A> {
+    /// vCPU `index` of `vm`, powered off.
+    pub fn new(vm: Arc<Vm<A>>, index: usize, guest: A::Guest, fp: Box<FpSlot<A::Fp>>) -> Self {
+        let id = vm.vcpu_id(index);
+        Self { id, index, account: Account::default(), vm, guest, fp: FpPlace::Carried(fp), news: false }
+    }
+
+    /// Its number inside its guest.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Its doorbell.
+    #[inline]
+    pub fn bell(&self) -> &Doorbell {
+        self.vm.bell(self.index)
+    }
+
+    /// Its counters.
+    #[inline]
+    pub fn stats(&self) -> &VcpuStats {
+        self.vm.stats(self.index)
+    }
+
+    /// Notes that it comes to live on `cpu`.
+    pub fn settle_on(&mut self, cpu: CpuId) {
+        if self.bell().home() != cpu {
+            self.account.moves += 1;
+        }
+    }
+}
+
+impl<A: Arch> Turn for Vcpu<A> {
+    fn id(&self) -> VcpuId {
+        self.id
+    }
+    fn weight(&self) -> u32 {
+        self.vm.identity.weight
+    }
+    fn affinity(&self) -> CpuSet {
+        self.vm.identity.affinity
+    }
+    fn account(&self) -> &Account {
+        &self.account
+    }
+    fn account_mut(&mut self) -> &mut Account {
+        &mut self.account
+    }
+}

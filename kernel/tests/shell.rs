@@ -1,0 +1,336 @@
+//! The monitor's prompt, on a machine made of constants.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use kernel::addr::{CpuId, Ticks, VcpuId, VmId};
+use kernel::console::{Console, Interrupts, Mode, PortId, Serial};
+use kernel::dev::Full;
+use kernel::shell::*;
+use kernel::trace::{Kind, Trace};
+
+/// A wire on which `typed` arrives and `shown` is seen.
+#[derive(Clone, Default)]
+struct Wire(Arc<Mutex<(Vec<u8>, Vec<u8>)>>);
+
+impl Serial for Wire {
+    fn put(&mut self, byte: u8) -> Result<(), Full> {
+        self.0.lock().unwrap().1.push(byte);
+        Ok(())
+    }
+
+    fn get(&mut self) -> Option<u8> {
+        let typed = &mut self.0.lock().unwrap().0;
+        (!typed.is_empty()).then(|| typed.remove(0))
+    }
+
+    fn interrupts(&mut self, _: Interrupts) {}
+}
+
+struct Machine {
+    console: Console,
+    shell: Shell,
+    wire: Wire,
+    done: RefCell<Vec<String>>,
+}
+
+impl Machine {
+    fn new(mode: Mode) -> Self {
+        let (console, wire) = (Console::new(), Wire::default());
+        console.attach(Box::new(wire.clone()));
+        console.open(mode, ["one".into(), "two".into()]).unwrap();
+        console.focus(PortId::FERMATA);
+        let machine = Self { console, wire, shell: Shell::new(), done: RefCell::default() };
+        machine.shell.start(&machine.console);
+        machine.settle();
+        machine.wire.0.lock().unwrap().1.clear();
+        machine
+    }
+
+    fn settle(&self) {
+        for _ in 0..100 {
+            self.console.pump();
+            self.shell.poll(&self.console, self);
+        }
+    }
+
+    /// Types keys and returns what the screen shows for them, with the prompt cut off.
+    fn keys(&self, keys: &str) -> String {
+        self.wire.0.lock().unwrap().0.extend(keys.bytes());
+        self.settle();
+        let shown = std::mem::take(&mut self.wire.0.lock().unwrap().1);
+        String::from_utf8(shown).unwrap().replace("\r\n", "\n")
+    }
+
+    /// Runs a command and returns its answer.
+    fn run(&self, line: &str) -> String {
+        let shown = self.keys(&format!("{line}\r"));
+        let answer = shown.strip_prefix(&format!("{line}\n")).expect("the line is echoed");
+        answer.strip_suffix("fermata> ").expect("the prompt comes back").into()
+    }
+
+    fn act(&self, what: fmt::Arguments<'_>) -> Result<(), ActionError> {
+        self.done.borrow_mut().push(what.to_string());
+        Ok(())
+    }
+}
+
+impl Monitor for Machine {
+    fn console(&self) -> &Console {
+        &self.console
+    }
+
+    fn vms(&self) -> Vec<VmView> {
+        let vm = |id, name: &str, state, policy| VmView {
+            id: VmId(id),
+            name: name.into(),
+            state,
+            vcpus: 2,
+            memory: 256 << 20,
+            policy,
+            port: PortId::of(VmId(id)),
+        };
+        vec![vm(0, "one", VmState::Running, "hold"), vm(1, "two", VmState::Crashed, "lazy")]
+    }
+
+    fn vcpus(&self) -> Vec<VcpuView> {
+        let (run_micros, exits) = (12_345_678, 1_000_000);
+        let home = CpuId(1);
+        vec![
+            VcpuView {
+                name: "one/0".into(),
+                state: VcpuState::Running,
+                home,
+                run_micros,
+                exits,
+                migrations: 3,
+            },
+            VcpuView {
+                name: "one/1".into(),
+                state: VcpuState::Off,
+                home,
+                run_micros: 0,
+                exits: 0,
+                migrations: 0,
+            },
+        ]
+    }
+
+    fn cpus(&self) -> Vec<CpuView> {
+        let current = Some("one/0".into());
+        vec![
+            CpuView {
+                id: CpuId(0),
+                load_permille: 7,
+                idle_micros: 90_000_000,
+                current,
+                queued: 2,
+                exits: 9,
+                switches: 8,
+            },
+            CpuView {
+                id: CpuId(1),
+                load_permille: 1000,
+                idle_micros: 0,
+                current: None,
+                queued: 0,
+                exits: 1,
+                switches: 0,
+            },
+        ]
+    }
+
+    fn fp_vcpus(&self) -> Vec<FpVcpuView> {
+        let counters = FpCounters { traps: 5, loads: 3, skips: 2, bytes_in: 1584, ..FpCounters::default() };
+        let (name, resident) = ("one/0".into(), Some(CpuId(0)));
+        vec![FpVcpuView { name, policy: "hold", widest: "simd", resident, counters }]
+    }
+
+    fn fp_cpus(&self) -> Vec<FpCpuView> {
+        let counters = FpCounters { traps: 5, ..FpCounters::default() };
+        let (id, owner) = (CpuId(0), Some("one/0".into()));
+        vec![FpCpuView { id, owner, units: "simd", state: "dirty", counters }]
+    }
+
+    fn policies(&self) -> &'static [&'static str] {
+        &["eager", "lazy", "resident", "hold"]
+    }
+
+    fn audit(&self) -> Audit {
+        Audit::Off
+    }
+
+    fn trace(&self, out: &mut dyn fmt::Write, count: usize) -> fmt::Result {
+        let trace = Trace::new();
+        (0..500).for_each(|n| trace.record(Ticks(n), Kind::Inject, VcpuId(1), n, 0));
+        kernel::trace::write(out, &[&trace], count, 1000)
+    }
+
+    fn stop(&self, vm: VmId) -> Result<(), ActionError> {
+        match vm {
+            VmId(1) => Err(ActionError::NotRunning),
+            _ => self.act(format_args!("stop {}", vm.0)),
+        }
+    }
+
+    fn start(&self, vm: VmId) -> Result<(), ActionError> {
+        self.act(format_args!("start {}", vm.0))
+    }
+
+    fn restart(&self, vm: VmId) -> Result<(), ActionError> {
+        self.act(format_args!("restart {}", vm.0))
+    }
+
+    fn set_policy(&self, vm: VmId, policy: &str) -> Result<(), ActionError> {
+        self.act(format_args!("policy {} {policy}", vm.0))
+    }
+
+    fn set_audit(&self, audit: Audit) {
+        let _ = self.act(format_args!("audit {audit:?}"));
+    }
+
+    fn power_off(&self) {
+        let _ = self.act(format_args!("power off"));
+    }
+}
+
+#[test]
+fn the_tables_show_the_machine() {
+    let machine = Machine::new(Mode::Terminal);
+    assert_eq!(
+        machine.run("vm"),
+        "NAME  STATE    VCPUS   MEMORY  FP    CONSOLE\n\
+         one   running      2  256 MiB  hold        1\n\
+         two   crashed      2  256 MiB  lazy        2\n"
+    );
+    assert_eq!(
+        machine.run("vcpu"),
+        "VCPU   STATE    HOME  SECONDS    EXITS  MIGRATIONS\n\
+         one/0  running  cpu1    12.34  1000000           3\n\
+         one/1  off      cpu1     0.00        0           0\n"
+    );
+    assert_eq!(
+        machine.run("cpu"),
+        "CPU     LOAD   IDLE  RUNS   QUEUED  EXITS  SWITCHES\n\
+         cpu0    0.7%  90.00  one/0       2      9         8\n\
+         cpu1  100.0%   0.00  -           0      1         0\n"
+    );
+    let ledger = machine.run("fp");
+    assert!(ledger.starts_with("VCPU   POLICY  WIDEST  HELD BY  TRAPS  REQUESTS  LOADS  SKIPS"), "{ledger}");
+    assert!(ledger.contains("\none/0  hold    simd    cpu0         5         0      3      2"), "{ledger}");
+    assert!(ledger.contains("\ncpu0  one/0  simd   dirty      5"), "{ledger}");
+}
+
+#[test]
+fn the_ledger_can_be_read_by_programs() {
+    let dump = Machine::new(Mode::Terminal).run("fp dump");
+    let (vcpu, cpu) = dump.split_once('\n').unwrap();
+    assert_eq!(
+        vcpu,
+        "fp vcpu=one/0 policy=hold widest=simd traps=5 requests=0 loads=3 skips=2 widenings=0 saves=0 avoided=0 \
+         evictions=0 flushes=0 in=1584 out=0"
+    );
+    assert!(cpu.starts_with("fp cpu=0 owner=one/0 units=simd state=dirty traps=5 "), "{cpu}");
+}
+
+#[test]
+fn actions_reach_the_machine_and_refusals_the_screen() {
+    let machine = Machine::new(Mode::Terminal);
+    for line in
+        ["vm stop one", "vm start two", "vm restart one", "fp policy two hold", "fp audit on", "fp audit off"]
+    {
+        assert_eq!(machine.run(line), "");
+    }
+    assert_eq!(machine.run("vm stop two"), "two: it is not running\n");
+    assert_eq!(machine.run("fp audit"), "the auditor is off\n");
+    assert_eq!(machine.run("quit"), "powering off\n");
+    assert_eq!(
+        *machine.done.borrow(),
+        ["stop 0", "start 1", "restart 0", "policy 1 hold", "audit On", "audit Off", "power off"]
+    );
+}
+
+#[test]
+fn what_is_not_known_is_answered_with_what_is() {
+    let machine = Machine::new(Mode::Terminal);
+    for (line, answer) in [
+        ("frob", "no command \"frob\"; known: help, vm, vcpu, cpu, fp, trace, log, quit"),
+        ("vm frob", "no action \"frob\"; known: stop, start, restart, console"),
+        ("vm stop", "usage: vm [stop|start|restart|console NAME]"),
+        ("vm stop three", "no guest \"three\"; known: one, two"),
+        ("vm console three", "no guest \"three\"; known: one, two"),
+        ("fp frob", "no action \"frob\"; known: dump, policy, audit"),
+        ("fp policy one", "usage: fp [dump | policy NAME POLICY | audit on|off]"),
+        ("fp policy one never", "no policy \"never\"; known: eager, lazy, resident, hold"),
+        ("fp audit maybe", "no state \"maybe\"; known: on, off"),
+        ("log loud", "no level \"loud\"; known: off, error, warn, info, debug, trace"),
+        ("trace 0", "usage: trace [N], with N from 1 to 150"),
+        ("trace many", "usage: trace [N], with N from 1 to 150"),
+        ("quit now", "usage: quit"),
+    ] {
+        assert_eq!(machine.run(line), format!("{answer}\n"));
+    }
+    assert!(machine.done.borrow().is_empty());
+    assert_eq!(machine.run(""), "");
+}
+
+#[test]
+fn every_command_of_the_help_is_there() {
+    let machine = Machine::new(Mode::Terminal);
+    let help = machine.run("help");
+    for name in ["help", "vm", "vcpu", "cpu", "fp", "trace", "log", "quit"] {
+        assert!(help.lines().any(|line| line.split_whitespace().next() == Some(name)), "{name}");
+        assert!(!machine.run(name).contains("no command"), "{name}");
+    }
+}
+
+#[test]
+fn the_most_trace_records_fit_on_the_port() {
+    let machine = Machine::new(Mode::Terminal);
+    let text = machine.run("trace 150");
+    assert_eq!(text.lines().count(), 150);
+    assert!(text.starts_with("     0.350000 cpu0  vcpu1  inject         line=0x15e\n"), "{text}");
+    assert_eq!(machine.run("trace").lines().count(), 24);
+}
+
+#[test]
+fn the_log_level_is_shown_and_set() {
+    let machine = Machine::new(Mode::Terminal);
+    assert_eq!(machine.run("log warn"), "logging warn\n");
+    assert_eq!(log::max_level(), log::LevelFilter::Warn);
+    assert_eq!(machine.run("log"), "logging warn\n");
+    assert!(machine.run("log TRACE").starts_with("logging trace"));
+}
+
+#[test]
+fn the_terminal_moves_to_a_guest_unless_all_are_shown() {
+    let machine = Machine::new(Mode::Terminal);
+    let shown = machine.keys("vm console two\r");
+    assert!(shown.ends_with("--- two (Ctrl-] for the next) ---\n"), "{shown}");
+    assert_eq!(machine.keys("x"), "", "the guest has the keys now");
+    let shown = machine.keys("\x1D");
+    let again = "--- fermata (Ctrl-] for the next) ---\nfermata> vm console two\nfermata> ";
+    assert!(shown.ends_with(again), "the line is shown again, and what came after it: {shown}");
+    let framed = Machine::new(Mode::Framed);
+    assert!(framed.keys("\x1E0vm console two\r").contains("all consoles are shown"));
+}
+
+#[test]
+fn the_line_can_be_edited_before_it_runs() {
+    let machine = Machine::new(Mode::Terminal);
+    assert_eq!(machine.keys("vq\x7F"), "vq\x08 \x08");
+    assert!(machine.keys("m\r\n").starts_with("m\nNAME"));
+    assert_eq!(machine.keys("stop\x03"), "stop^C\nfermata> ");
+    assert_eq!(machine.keys("ab\x15"), "ab\x08 \x08\x08 \x08");
+    assert_eq!(machine.keys("\x1B[A"), "vm");
+}
+
+#[test]
+fn a_log_line_leaves_the_line_being_typed_intact() {
+    let machine = Machine::new(Mode::Terminal);
+    assert_eq!(machine.keys("vcp"), "vcp");
+    let record = |text| log::Log::log(&machine.console, &log::Record::builder().args(text).build());
+    record(format_args!("guest two crashed"));
+    assert_eq!(machine.keys(""), "\nfermata: guest two crashed\nfermata> vcp");
+}
