@@ -4,10 +4,13 @@
 //! does nothing else.
 
 mod arch;
+mod bench;
 mod flat;
+mod lab;
 mod run;
 mod scratch;
 mod setup;
+mod test;
 mod workspace;
 
 use std::process::ExitCode;
@@ -25,7 +28,7 @@ struct Command {
 }
 
 /// Every command, in the order of the help text.
-const COMMANDS: &[Command] = &[setup::COMMAND, run::COMMAND];
+const COMMANDS: &[Command] = &[setup::COMMAND, run::COMMAND, test::COMMAND, bench::COMMAND];
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);

@@ -60,11 +60,6 @@ impl Workspace {
         self.built(arch, "fermata").with_extension("img")
     }
 
-    /// Returns where the image of a test guest is, or will be.
-    pub(crate) fn guest(&self, arch: Arch, name: &str) -> PathBuf {
-        self.built(arch, name).with_extension("img")
-    }
-
     /// Returns where Cargo puts a program.
     fn built(&self, arch: Arch, program: &str) -> PathBuf {
         self.target.join(arch.rust_target()).join("release").join(program)

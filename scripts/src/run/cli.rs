@@ -34,7 +34,8 @@ Keys of --vm, with what holds when one is left out:
   name=NAME             letters, digits, . _ - (linux0, linux1, ... or vm0, vm1, ...)
   kernel=PATH           a raw arm64 Image or any flat binary with that header (Debian's kernel)
   initrd=PATH           an initial RAM disk (busybox, if the kernel is Debian's)
-  cmdline=TEXT          the kernel's command line (console=ttyAMA0, if the kernel is Debian's)
+  cmdline=TEXT          the kernel's command line (console=ttyAMA0 fermata.name=NAME, if the kernel
+                        is Debian's)
   cpus=N                vCPUs (2)
   memory=M              memory (256M)
   fp=POLICY             how FP registers are kept: eager, lazy, resident, hold (hold)

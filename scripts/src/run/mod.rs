@@ -45,7 +45,7 @@ fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
     let workspace = Workspace::find();
     let arch = request.machine.board.arch;
     let debian = request.vms.is_empty() || request.vms.iter().any(|vm| vm.kernel.is_none());
-    let tools = setup::ensure(&needs(arch, debian))?;
+    let tools = setup::ensure(&needs(arch, debian, request.dry_run))?;
     let linux = if debian { linux(&workspace, &tools, arch, request.dry_run)? } else { Linux::default() };
     let written = if request.vms.is_empty() { vec![vm::Written::default(); 2] } else { request.vms.clone() };
     let vms: Vec<Vm> = written.into_iter().enumerate().map(|(index, vm)| vm.resolve(index, &linux)).collect();
@@ -54,7 +54,7 @@ fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
     let image = if request.dry_run { workspace.image(arch) } else { workspace.build_image(arch)? };
     let boot = Boot { machine: &request.machine, qemu: tools.emulator(arch), image: &image };
 
-    eprint!("{}", table(&request.machine, &vms));
+    eprint!("{}", table(&request.machine, &vms, &linux));
     let bootargs = if headless { FRAMED } else { "" };
     if request.dry_run {
         let folder = workspace.target("dry-run");
@@ -79,9 +79,10 @@ fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
     Ok(conclude(&report, keyboard))
 }
 
-/// Lists what a run needs.
-fn needs(arch: Arch, debian: bool) -> Vec<Need> {
-    let mut needs = vec![Need::Emulator(arch), Need::Target(arch)];
+/// Lists what a run needs. A dry run compiles nothing.
+fn needs(arch: Arch, debian: bool, dry_run: bool) -> Vec<Need> {
+    let mut needs = vec![Need::Emulator(arch)];
+    needs.extend((!dry_run).then_some(Need::Target(arch)));
     needs.extend(debian.then_some(Need::Debian(arch)));
     needs
 }
@@ -107,7 +108,8 @@ pub(crate) fn linux_with(
     let initrd = workspace.target(&format!("initramfs-{arch}.cpio"));
     std::fs::create_dir_all(workspace.target(""))?;
     std::fs::write(&initrd, content).with_context(|| initrd.display().to_string())?;
-    Ok(Linux { kernel: tools.debian(arch).kernel.clone(), initrd })
+    let debian = tools.debian(arch);
+    Ok(Linux { kernel: debian.kernel.clone(), initrd, origin: debian.origin.clone() })
 }
 
 /// Reads the script of a run.
@@ -176,8 +178,11 @@ fn conclude(report: &Report, keyboard: Keyboard) -> ExitCode {
 }
 
 /// Shows what will run.
-fn table(machine: &Machine, vms: &[Vm]) -> String {
-    let file = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+fn table(machine: &Machine, vms: &[Vm], linux: &Linux) -> String {
+    let kernel = |vm: &Vm| match vm.kernel == linux.kernel {
+        true => linux.origin.clone(),
+        false => vm.kernel.display().to_string(),
+    };
     let mut rows = vec![["guest", "vCPUs", "memory", "FP", "on CPUs", "weight", "kernel"].map(String::from)];
     for vm in vms {
         let affinity = vm.affinity.as_ref().map_or_else(|| "all".to_string(), ToString::to_string);
@@ -188,7 +193,7 @@ fn table(machine: &Machine, vms: &[Vm]) -> String {
             vm.fp.to_string(),
             affinity,
             vm.weight.to_string(),
-            file(&vm.kernel),
+            kernel(vm),
         ]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

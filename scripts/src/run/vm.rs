@@ -105,10 +105,15 @@ pub(crate) struct Linux {
     pub(crate) kernel: PathBuf,
     /// An initial RAM disk with busybox.
     pub(crate) initrd: PathBuf,
+    /// What these are and where from, for people.
+    pub(crate) origin: String,
 }
 
-/// Command line of Debian's kernel under Fermata: the emulated PL011 is the console.
-pub(crate) const LINUX_CMDLINE: &str = "console=ttyAMA0";
+/// Returns the command line of Debian's kernel under Fermata: the emulated PL011 is the console, and the RAM disk's first
+/// process is told the guest's name.
+pub(crate) fn linux_cmdline(name: &str) -> String {
+    format!("console=ttyAMA0 fermata.name={name}")
+}
 
 /// A guest with every question answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,14 +142,13 @@ impl Written {
     /// Answers what was left open: for the guest at place `index`, with Debian's kernel where none is named.
     pub(crate) fn resolve(self, index: usize, linux: &Linux) -> Vm {
         let debian = self.kernel.is_none();
-        let stem = if debian { "linux" } else { "vm" };
+        let name = self.name.unwrap_or_else(|| format!("{}{index}", if debian { "linux" } else { "vm" }));
+        let cmdline = || if debian { linux_cmdline(&name) } else { String::new() };
         Vm {
-            name: self.name.unwrap_or_else(|| format!("{stem}{index}")),
+            cmdline: self.cmdline.unwrap_or_else(cmdline),
+            name,
             kernel: self.kernel.unwrap_or_else(|| linux.kernel.clone()),
             initrd: self.initrd.or_else(|| debian.then(|| linux.initrd.clone())),
-            cmdline: self
-                .cmdline
-                .unwrap_or_else(|| if debian { LINUX_CMDLINE.into() } else { String::new() }),
             cpus: self.cpus.unwrap_or(2),
             memory: self.memory.unwrap_or(Memory(256 << 20)),
             fp: self.fp.unwrap_or_default(),
@@ -258,7 +262,7 @@ mod tests {
     use super::*;
 
     fn linux() -> Linux {
-        Linux { kernel: "vmlinuz".into(), initrd: "initrd.cpio".into() }
+        Linux { kernel: "vmlinuz".into(), initrd: "initrd.cpio".into(), origin: "Debian".into() }
     }
 
     fn why(text: &str) -> String {
@@ -307,6 +311,7 @@ mod tests {
             (vm.name.as_str(), vm.cpus, vm.memory, vm.fp),
             ("linux1", 2, Memory(256 << 20), Policy::Hold)
         );
+        assert_eq!(vm.cmdline, "console=ttyAMA0 fermata.name=linux1");
         assert_eq!((vm.kernel, vm.initrd), ("vmlinuz".into(), Some("initrd.cpio".into())));
         let vm = "kernel=mine".parse::<Written>().unwrap().resolve(0, &linux());
         assert_eq!((vm.name.as_str(), vm.initrd, vm.cmdline.as_str()), ("vm0", None, ""));

@@ -30,7 +30,7 @@ pub(crate) trait Listener {
     /// Hears a complete line of a console.
     fn line(&mut self, console: usize, name: &str, line: &str);
 
-    /// Tells whether there is nothing left to wait for.
+    /// Tells whether there is nothing left to wait for, but the end of the script.
     fn has_enough(&self) -> bool {
         false
     }
@@ -108,8 +108,12 @@ impl Watch<'_> {
         loop {
             let now = Instant::now();
             let mut until = now + NAP;
+            let mut typing = false;
             match self.step_script(now) {
-                Ok(Some(wake)) => until = until.min(wake),
+                Ok(Some(wake)) => {
+                    until = until.min(wake);
+                    typing = true;
+                }
                 Ok(None) => {}
                 Err(why) => return Ok(Ending::Script(why)),
             }
@@ -125,7 +129,7 @@ impl Watch<'_> {
                 }
                 until = until.min(end);
             }
-            if self.listener.has_enough() {
+            if !typing && self.listener.has_enough() {
                 return Ok(Ending::Enough);
             }
             match self.qemu.listen(until)? {

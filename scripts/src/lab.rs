@@ -1,0 +1,131 @@
+//! Runs of Fermata for tests and measurements: everything is built once, and each run is told what it gets.
+
+use crate::arch::Arch;
+use crate::run::machine::{Handover, Machine, shell_line};
+use crate::run::qemu::{Keyboard, Qemu};
+use crate::run::script::Script;
+use crate::run::tree::Tree;
+use crate::run::vm::{Linux, Vm};
+use crate::run::watch::{Line, Listener, Plan, Report, console_names, watch};
+use crate::run::{Boot, FRAMED, linux_with};
+use crate::scratch::Scratch;
+use crate::setup::{self, Need, Tools};
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// What every run needs, built.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    /// The workspace all is from.
+    pub(crate) workspace: Workspace,
+    /// Debian's parts; empty where no run has a Linux guest.
+    pub(crate) linux: Linux,
+    /// Fermata's image.
+    pub(crate) image: PathBuf,
+    arch: Arch,
+    tools: Tools,
+}
+
+/// One run.
+pub(crate) struct Job<'a> {
+    /// The machine.
+    pub(crate) machine: Machine,
+    /// The guests.
+    pub(crate) vms: Vec<Vm>,
+    /// More of Fermata's command line.
+    pub(crate) bootargs: &'a str,
+    /// What to type.
+    pub(crate) script: Option<&'a str>,
+    /// How long it may take.
+    pub(crate) limit: Duration,
+    /// What to do to the device tree.
+    pub(crate) spoil: Spoil<'a>,
+}
+
+/// Changes a device tree before it is used; returns the bytes where no loader would take them any more.
+pub(crate) type Spoil<'a> = &'a (dyn Fn(&mut Tree) -> Result<Option<Vec<u8>>> + Sync);
+
+/// Changes nothing.
+pub(crate) fn unspoiled(_: &mut Tree) -> Result<Option<Vec<u8>>> {
+    Ok(None)
+}
+
+/// Which guests a lab is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stock {
+    /// Bare-metal guests alone.
+    Bare,
+    /// Debian Linux guests too.
+    Debian,
+}
+
+impl Lab {
+    /// Sets up what is missing, and builds Fermata and the guests.
+    ///
+    /// # Errors
+    /// Something is missing and cannot be had, or does not build.
+    pub(crate) fn open(workspace: Workspace, arch: Arch, stock: Stock) -> Result<Self> {
+        let mut needs = vec![Need::Emulator(arch), Need::Target(arch)];
+        needs.extend((stock == Stock::Debian).then_some(Need::Debian(arch)));
+        let tools = setup::ensure(&needs)?;
+        let image = workspace.build_image(arch)?;
+        workspace.build_guests(arch)?;
+        let linux = match stock {
+            Stock::Debian => linux_with(&workspace, &tools, arch, Some(&workspace.fp_check(arch)?))?,
+            Stock::Bare => Linux::default(),
+        };
+        Ok(Self { workspace, linux, image, arch, tools })
+    }
+
+    /// Returns the image of a test guest.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub(crate) fn guest(&self, name: &str) -> Result<PathBuf> {
+        self.workspace.guest_image(self.arch, name)
+    }
+
+    /// Runs one job to its end. The listener first hears the command as a line of the console `host`.
+    ///
+    /// # Errors
+    /// It could not start. How it went is no error here.
+    pub(crate) fn run(&self, job: Job<'_>, listener: &mut dyn Listener) -> Result<Report> {
+        let guests: Vec<String> = job.vms.iter().map(|vm| vm.name.clone()).collect();
+        let script = job.script.map(|text| Script::parse(text, &console_names(&guests))).transpose()?;
+        let boot = Boot { machine: &job.machine, qemu: self.tools.emulator(self.arch), image: &self.image };
+        let scratch = Scratch::new()?;
+        let bootargs = format!("{FRAMED} {}", job.bootargs);
+        let (mut tree, modules) = boot.tree(scratch.path(), bootargs.trim_end(), &job.vms)?;
+        let handover = hand_over(&scratch, &job, &mut tree)?;
+        let arguments = job.machine.arguments(&self.image, &handover, &modules);
+        listener.line(usize::MAX, "host", &shell_line(boot.qemu, &arguments));
+        let mut command = Command::new(boot.qemu);
+        command.args(arguments);
+        let plan = Plan { line: Line::Framed, guests, script, limit: Some(job.limit) };
+        let report = watch(Qemu::start(command, Keyboard::Here)?, plan, listener)?;
+        report.qemu.lines().for_each(|line| listener.line(usize::MAX, "host", line));
+        Ok(report)
+    }
+}
+
+/// Writes the device tree of a job the way it is to reach Fermata.
+fn hand_over(scratch: &Scratch, job: &Job<'_>, tree: &mut Tree) -> Result<Handover> {
+    match (job.spoil)(tree)? {
+        Some(bytes) => Ok(Handover::Raw {
+            tree: scratch.file("raw.dtb", &bytes)?,
+            stub: scratch.file("stub", &job.machine.stub())?,
+        }),
+        None => Ok(Handover::Boot(scratch.file("fermata.dtb", &tree.to_bytes()?)?)),
+    }
+}
+
+/// Tells how long a file is, in bytes.
+///
+/// # Errors
+/// It cannot be looked at.
+pub(crate) fn length(path: &Path) -> Result<u64> {
+    Ok(std::fs::metadata(path).with_context(|| path.display().to_string())?.len())
+}

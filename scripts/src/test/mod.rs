@@ -1,0 +1,279 @@
+//! `cargo xtask test`: everything that can be checked by a machine.
+
+mod judge;
+mod sabotage;
+mod stanza;
+mod steps;
+
+use crate::arch::Arch;
+use crate::bench;
+use crate::lab::{Job, Lab, Stock};
+use crate::run::watch::console_names;
+use crate::workspace::Workspace;
+use crate::{Command, setup};
+use anyhow::{Context, Result};
+use judge::Judge;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// `cargo xtask test`.
+pub(crate) const COMMAND: Command = Command {
+    name: "test",
+    summary: "check everything: format, lints, host tests, tests in QEMU, figures",
+    help: "\
+cargo xtask test [--list] [FILTER]...
+
+Sets up what is missing, then checks the format and the lints, runs the host tests, boots Fermata once for every test in
+guests/tests.toml, and measures the figures of `bench` against their limits. With FILTERs only tests run whose names
+contain one of them; a name in full means that test alone.
+
+  --list     only list the names
+
+One line for each test; the output of each is in target/test-logs/NAME.log. The last line is `N passed, N failed`, and
+the exit status is 0 if none failed.
+",
+    run,
+};
+
+/// Tests in QEMU at one time; each keeps about a core busy.
+const AT_ONCE: usize = 2;
+/// The file with the tests in QEMU.
+const TESTS: &str = "guests/tests.toml";
+
+/// What was asked for.
+#[derive(Debug, Default)]
+struct Request {
+    filters: Vec<String>,
+    list: bool,
+}
+
+fn parse(mut arguments: lexopt::Parser) -> Result<Request> {
+    let mut request = Request::default();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            lexopt::Arg::Long("list") => request.list = true,
+            lexopt::Arg::Value(filter) => request.filters.push(filter.to_string_lossy().into_owned()),
+            other => return Err(other.unexpected()).context("see cargo xtask test --help"),
+        }
+    }
+    Ok(request)
+}
+
+fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
+    let request = parse(arguments)?;
+    let workspace = Workspace::find();
+    let suite = Suite::read(&workspace, &request.filters)?;
+    if request.list {
+        suite.names().iter().for_each(|name| println!("{name}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if suite.names().is_empty() {
+        anyhow::bail!(
+            "no test's name contains {}; cargo xtask test --list has them",
+            request.filters.join(" or ")
+        );
+    }
+    setup::ensure(&[setup::Need::Target(Arch::Aarch64)])?;
+    let score = Score::new(workspace.clone())?;
+    for step in &suite.steps {
+        score.judge(step.name, |log| step.run(&workspace, log));
+    }
+    suite.boot(&workspace, &score);
+    let (passed, failed) = score.total();
+    println!("{passed} passed, {failed} failed");
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The tests to run.
+struct Suite {
+    steps: Vec<&'static steps::Step>,
+    tests: Vec<stanza::Test>,
+    bench: bool,
+}
+
+impl Suite {
+    /// Finds the tests that the filters leave.
+    fn read(workspace: &Workspace, filters: &[String]) -> Result<Self> {
+        let path = workspace.source(TESTS);
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let mut tests = stanza::parse(&text).with_context(|| TESTS)?;
+        let mut steps: Vec<_> = steps::steps(workspace).collect();
+        let all: Vec<String> =
+            steps.iter().map(|s| s.name.to_string()).chain(tests.iter().map(|t| t.name.clone())).collect();
+        let chosen = |name: &str| is_chosen(name, filters, &all);
+        steps.retain(|step| chosen(step.name));
+        tests.retain(|test| chosen(&test.name));
+        Ok(Self { steps, tests, bench: chosen(bench::COMMAND.name) })
+    }
+
+    /// Names the tests in the order they run.
+    fn names(&self) -> Vec<&str> {
+        let steps = self.steps.iter().map(|step| step.name);
+        let bench = self.bench.then_some(bench::COMMAND.name);
+        steps.chain(self.tests.iter().map(|test| test.name.as_str())).chain(bench).collect()
+    }
+
+    /// Runs what boots Fermata. If it does not build, that is one failure, and nothing boots.
+    fn boot(&self, workspace: &Workspace, score: &Score) {
+        if self.tests.is_empty() && !self.bench {
+            return;
+        }
+        let debian = self.tests.iter().any(stanza::Test::wants_debian);
+        let stock = if debian { Stock::Debian } else { Stock::Bare };
+        let mut lab = None;
+        score.judge("build", |_| {
+            lab = Some(Lab::open(workspace.clone(), Arch::Aarch64, stock)?);
+            Ok(())
+        });
+        let Some(lab) = lab else { return };
+        let (alone, together): (Vec<_>, Vec<_>) = self.tests.iter().partition(|test| test.alone);
+        let queue = Mutex::new(together.into_iter().collect::<VecDeque<_>>());
+        let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| {
+                    while let Some(test) = next() {
+                        score.judge(&test.name, |log| boot_one(&lab, test, log));
+                    }
+                });
+            }
+        });
+        for test in alone {
+            score.judge(&test.name, |log| boot_one(&lab, test, log));
+        }
+        if self.bench {
+            score.judge(bench::COMMAND.name, |log| bench::check(&lab, log));
+        }
+    }
+}
+
+/// Tells whether the filters leave a test. A filter that is the whole name of some test means no other.
+fn is_chosen(name: &str, filters: &[String], all: &[String]) -> bool {
+    let exact = |filter: &String| all.contains(filter) || filter == bench::COMMAND.name;
+    let one = |filter: &String| if exact(filter) { filter == name } else { name.contains(filter.as_str()) };
+    filters.is_empty() || filters.iter().any(one)
+}
+
+impl stanza::Files for Lab {
+    fn guest(&self, name: &str) -> Result<PathBuf> {
+        Self::guest(self, name)
+    }
+
+    fn linux(&self) -> &crate::run::vm::Linux {
+        &self.linux
+    }
+
+    fn source(&self, path: &Path) -> PathBuf {
+        self.workspace.source(&path.display().to_string())
+    }
+}
+
+/// Runs one test that boots Fermata.
+fn boot_one(lab: &Lab, test: &stanza::Test, log: &Path) -> Result<()> {
+    let vms = test.vms(lab)?;
+    let names: Vec<String> = vms.iter().map(|vm| vm.name.clone()).collect();
+    let file = File::create(log).with_context(|| log.display().to_string())?;
+    let mut judge = Judge::new(test, &console_names(&names), file);
+    let job = Job {
+        machine: test.machine.clone(),
+        vms,
+        bootargs: &test.bootargs,
+        script: test.script.as_deref(),
+        limit: test.limit,
+        spoil: &|tree| sabotage::apply(&test.sabotage, tree),
+    };
+    let report = lab.run(job, &mut judge)?;
+    judge.verdict(&report).map_err(anyhow::Error::msg)
+}
+
+/// Counts, and prints a line for each test.
+struct Score {
+    workspace: Workspace,
+    logs: PathBuf,
+    count: Mutex<(usize, usize)>,
+}
+
+impl Score {
+    fn new(workspace: Workspace) -> Result<Self> {
+        let logs = workspace.target("test-logs");
+        std::fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
+        Ok(Self { workspace, logs, count: Mutex::new((0, 0)) })
+    }
+
+    /// Runs one test and prints how it went.
+    fn judge(&self, name: &str, test: impl FnOnce(&Path) -> Result<()>) {
+        let log = self.logs.join(name).with_extension("log");
+        // A log of an earlier run would be taken for this one's.
+        let _ = std::fs::remove_file(&log);
+        let start = Instant::now();
+        let result = test(&log);
+        let mut count = self.count.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match result {
+            Ok(()) => {
+                count.0 += 1;
+                println!("{name}: ok ({:.1} s)", start.elapsed().as_secs_f32());
+            }
+            Err(why) => {
+                count.1 += 1;
+                println!(
+                    "{}",
+                    failure(name, &why, log.exists().then(|| self.workspace.shown(&log).to_string()))
+                );
+            }
+        }
+    }
+
+    /// Returns how many passed and how many failed.
+    fn total(&self) -> (usize, usize) {
+        *self.count.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Writes the line of a failed test; a reason of more lines shows only the first, the log has the others.
+fn failure(name: &str, why: &anyhow::Error, log: Option<String>) -> String {
+    let why = format!("{why:#}");
+    let why = why.lines().next().unwrap_or_default();
+    match log {
+        Some(log) => format!("{name}: FAILED ({why}, {log})"),
+        None => format!("{name}: FAILED ({why})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_a_part_of_a_name_or_all_of_one() {
+        let all: Vec<String> = ["hello", "hello-smp", "fp"].map(String::from).to_vec();
+        let chosen = |filters: &[&str]| {
+            let filters: Vec<String> = filters.iter().map(ToString::to_string).collect();
+            all.iter().filter(|name| is_chosen(name, &filters, &all)).map(String::as_str).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen(&[]), ["hello", "hello-smp", "fp"]);
+        assert_eq!(chosen(&["hell"]), ["hello", "hello-smp"]);
+        assert_eq!(chosen(&["hello"]), ["hello"]);
+        assert_eq!(chosen(&["smp", "fp"]), ["hello-smp", "fp"]);
+        assert_eq!(chosen(&["nothing"]), [""; 0]);
+    }
+
+    #[test]
+    fn a_failure_is_one_line() {
+        let why = anyhow::anyhow!("script line 3: not seen\n  [a] tail");
+        assert_eq!(failure("x", &why, Some("x.log".into())), "x: FAILED (script line 3: not seen, x.log)");
+        assert_eq!(failure("x", &why.context("y"), None), "x: FAILED (y: script line 3: not seen)");
+    }
+
+    #[test]
+    fn the_tests_of_this_project_are_well_formed() {
+        let workspace = Workspace::find();
+        if workspace.source(TESTS).exists() {
+            let suite = Suite::read(&workspace, &[]).unwrap();
+            assert!(suite.bench && suite.steps.len() >= 4 && !suite.tests.is_empty());
+        }
+    }
+}

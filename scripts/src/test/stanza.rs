@@ -1,0 +1,406 @@
+//! `guests/tests.toml`: the tests that boot Fermata.
+//!
+//! ```toml
+//! [[test]]
+//! name = "fp-torture"              # also the name of the log
+//! cpu = ["max", "cortex-a53"]      # one test for each; a single string or nothing (the board's own) is one test
+//! policies = ["eager", "hold"]     # one test for each: the FP policy of guests that name none
+//! board = "virt"
+//! cpus = 2                         # physical
+//! memory = "1G"
+//! timeout = 60                     # seconds
+//! alone = true                     # while no other test runs
+//! qemu = ["-icount", "shift=0"]    # more arguments for QEMU
+//! bootargs = "trace=on"            # more of Fermata's command line
+//! guests = [
+//!     { guest = "fp-torture", name = "a", cpus = 2, memory = "32M", fp = "hold", affinity = [0], args = "seed=1" },
+//!     { linux = true, name = "b", cmdline_extra = "fermata.run=uname" },
+//!     { kernel = "some/file", initrd = "other/file" },     # paths from the root of the workspace
+//! ]
+//! expect = ["[a] ok fp-torture"]   # each must be part of some line of that console; without `[name] `, of any
+//! forbid = ["not ok"]              # no line may have this; "not ok" is what holds where nothing is given
+//! exit = "off"                     # off, crash, not-started, halted, panic, expect: see `Exit`
+//! unchecked = true                 # let through what the host tool refuses, to see what Fermata says
+//! script = '''a expect "# "'''     # typed as by `cargo xtask run --script`
+//! break = [                        # done to the device tree, in order; guests are below /chosen, their modules are
+//!     { delete = "/chosen/a/kernel" },                             # `kernel` and `ramdisk`
+//!     { set = { node = "/chosen/a", property = "cpus", cells = [9999] } },     # or text = "...", or bytes = [...]
+//!     { unset = { node = "/chosen/a", property = "memory" } },
+//!     { add = "/chosen/c" },
+//!     { overwrite = { at = 4, bytes = [255, 255] } },              # of the finished tree, as is the next
+//!     { truncate = 200 },
+//! ]
+//! ```
+
+use super::sabotage::Sabotage;
+use crate::arch::Arch;
+use crate::run::layout;
+use crate::run::machine::{Board, Machine};
+use crate::run::units::{Cpus, Memory};
+use crate::run::vm::{Linux, Policy, Vm, linux_cmdline};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How a test has to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Exit {
+    /// Every guest powers off, then the machine.
+    #[default]
+    Off,
+    /// At least one guest crashes, the others power off or crash, then the machine powers off.
+    Crash,
+    /// At least one guest is not started, the others power off, then the machine.
+    NotStarted,
+    /// The machine powers off, whatever became of the guests.
+    Halted,
+    /// Fermata panics.
+    Panic,
+    /// It is over as soon as everything expected was seen.
+    Expect,
+}
+
+/// One string or several.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+/// A table of the file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stanza {
+    name: String,
+    board: Option<String>,
+    cpu: Option<OneOrMore>,
+    policies: Option<Vec<Policy>>,
+    cpus: Option<u32>,
+    memory: Option<Memory>,
+    timeout: Option<f64>,
+    #[serde(default)]
+    alone: bool,
+    #[serde(default)]
+    qemu: Vec<String>,
+    #[serde(default)]
+    bootargs: String,
+    #[serde(default)]
+    guests: Vec<Guest>,
+    #[serde(default)]
+    expect: Vec<String>,
+    forbid: Option<Vec<String>>,
+    #[serde(default)]
+    exit: Exit,
+    #[serde(default)]
+    unchecked: bool,
+    script: Option<String>,
+    #[serde(default, rename = "break")]
+    sabotage: Vec<Sabotage>,
+}
+
+/// A guest of a test.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Guest {
+    guest: Option<String>,
+    #[serde(default)]
+    linux: bool,
+    kernel: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    name: Option<String>,
+    cpus: Option<u32>,
+    memory: Option<Memory>,
+    fp: Option<Policy>,
+    affinity: Option<Cpus>,
+    weight: Option<u32>,
+    args: Option<String>,
+    #[serde(default)]
+    cmdline_extra: String,
+}
+
+/// The file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    test: Vec<Stanza>,
+}
+
+/// A test that boots Fermata.
+#[derive(Clone, Debug)]
+pub(crate) struct Test {
+    /// Unique; stanzas with several CPU models or policies make several tests.
+    pub(crate) name: String,
+    /// The machine.
+    pub(crate) machine: Machine,
+    /// How long it may take.
+    pub(crate) limit: Duration,
+    /// While no other test runs.
+    pub(crate) alone: bool,
+    /// More of Fermata's command line.
+    pub(crate) bootargs: String,
+    /// What has to be seen.
+    pub(crate) expect: Vec<String>,
+    /// What may not be seen.
+    pub(crate) forbid: Vec<String>,
+    /// How it has to end.
+    pub(crate) exit: Exit,
+    /// What to type.
+    pub(crate) script: Option<String>,
+    /// What to do to the device tree.
+    pub(crate) sabotage: Vec<Sabotage>,
+    guests: Vec<Guest>,
+    policy: Option<Policy>,
+    unchecked: bool,
+}
+
+/// Reads the text of `guests/tests.toml`.
+///
+/// # Errors
+/// Names the line, the key or the test, and what is wrong.
+pub(crate) fn parse(text: &str) -> Result<Vec<Test>> {
+    let file: File = toml::from_str(text)?;
+    let mut tests = Vec::new();
+    for stanza in file.test {
+        let name = stanza.name.clone();
+        tests.extend(expand(stanza).with_context(|| format!("test `{name}`"))?);
+    }
+    let mut names = HashSet::new();
+    for test in &tests {
+        ensure!(names.insert(&test.name), "two tests are called `{}`", test.name);
+    }
+    Ok(tests)
+}
+
+/// Makes the tests of a stanza.
+fn expand(stanza: Stanza) -> Result<Vec<Test>> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    ensure!(
+        stanza.name.chars().all(good) && !stanza.name.is_empty(),
+        "a name is of letters, digits, `-`, `_` and `.`"
+    );
+    let board = Board::find(Arch::Aarch64, stanza.board.as_deref())?;
+    let several = matches!(stanza.cpu, Some(OneOrMore::More(_)));
+    let models = match &stanza.cpu {
+        None => vec![board.cpu.to_string()],
+        Some(OneOrMore::One(model)) => vec![model.clone()],
+        Some(OneOrMore::More(models)) => models.clone(),
+    };
+    let policies = match &stanza.policies {
+        Some(policies) => policies.iter().copied().map(Some).collect(),
+        None => vec![None],
+    };
+    let mut tests = Vec::new();
+    for model in &models {
+        for &policy in &policies {
+            let suffix = |text: Option<String>| text.map_or_else(String::new, |text| format!("-{text}"));
+            let model_suffix = suffix(several.then(|| model.split(',').next().unwrap_or(model).to_string()));
+            let name =
+                format!("{}{model_suffix}{}", stanza.name, suffix(policy.map(|policy| policy.to_string())));
+            tests.push(one(&stanza, name, board, model, policy)?);
+        }
+    }
+    Ok(tests)
+}
+
+/// Makes one test of a stanza.
+fn one(
+    stanza: &Stanza,
+    name: String,
+    board: &'static Board,
+    model: &str,
+    policy: Option<Policy>,
+) -> Result<Test> {
+    let limit = Duration::try_from_secs_f64(stanza.timeout.unwrap_or(60.0)).context("key `timeout`")?;
+    ensure!(
+        stanza.exit != Exit::Expect || !stanza.expect.is_empty(),
+        "exit = \"expect\" needs something to expect, or it never ends"
+    );
+    for guest in &stanza.guests {
+        let ways = usize::from(guest.linux)
+            + usize::from(guest.guest.is_some())
+            + usize::from(guest.kernel.is_some());
+        ensure!(ways == 1, "a guest is one of guest = NAME, linux = true, kernel = PATH");
+    }
+    let machine = Machine {
+        board,
+        cpu: model.to_string(),
+        cpus: stanza.cpus.unwrap_or(2),
+        memory: stanza.memory.unwrap_or(Memory(1 << 30)),
+        extra: stanza.qemu.iter().map(Into::into).collect(),
+    };
+    Ok(Test {
+        name,
+        machine,
+        limit,
+        alone: stanza.alone,
+        bootargs: stanza.bootargs.clone(),
+        expect: stanza.expect.clone(),
+        forbid: stanza.forbid.clone().unwrap_or_else(|| vec!["not ok".to_string()]),
+        exit: stanza.exit,
+        script: stanza.script.clone(),
+        sabotage: stanza.sabotage.clone(),
+        guests: stanza.guests.clone(),
+        policy,
+        unchecked: stanza.unchecked,
+    })
+}
+
+/// Where the files of guests are.
+pub(crate) trait Files {
+    /// Returns the image of a test guest.
+    fn guest(&self, name: &str) -> Result<PathBuf>;
+    /// Returns Debian's parts.
+    fn linux(&self) -> &Linux;
+    /// Returns a path in the source tree.
+    fn source(&self, path: &std::path::Path) -> PathBuf;
+}
+
+impl Test {
+    /// Tells whether a guest of this test is Debian Linux.
+    pub(crate) fn wants_debian(&self) -> bool {
+        self.guests.iter().any(|guest| guest.linux)
+    }
+
+    /// Answers what the stanza left open about the guests, and checks them unless told not to.
+    ///
+    /// # Errors
+    /// A file is missing, or the guests cannot run.
+    pub(crate) fn vms(&self, files: &impl Files) -> Result<Vec<Vm>> {
+        let mut vms: Vec<Vm> = Vec::new();
+        for (index, guest) in self.guests.iter().enumerate() {
+            let mut vm = self.vm(guest, files)?;
+            if guest.name.is_none() && vms.iter().any(|other| other.name == vm.name) {
+                vm.name = format!("{}{index}", vm.name);
+            }
+            if guest.linux {
+                vm.cmdline =
+                    format!("{} {}", linux_cmdline(&vm.name), guest.cmdline_extra).trim_end().to_string();
+            }
+            vms.push(vm);
+        }
+        if !self.unchecked {
+            layout::check(&vms, self.machine.cpus, self.machine.memory)?;
+        }
+        Ok(vms)
+    }
+
+    /// Makes one guest.
+    fn vm(&self, guest: &Guest, files: &impl Files) -> Result<Vm> {
+        let (stem, kernel) = match (&guest.guest, &guest.kernel) {
+            (Some(name), _) => (name.as_str(), files.guest(name)?),
+            (None, Some(path)) => ("vm", files.source(path)),
+            (None, None) if guest.linux => ("linux", files.linux().kernel.clone()),
+            (None, None) => bail!("a guest without a kernel"),
+        };
+        let initrd = guest.initrd.as_ref().map(|path| files.source(path));
+        Ok(Vm {
+            name: guest.name.clone().unwrap_or_else(|| stem.to_string()),
+            kernel,
+            initrd: initrd.or_else(|| guest.linux.then(|| files.linux().initrd.clone())),
+            cmdline: guest.args.clone().unwrap_or_default(),
+            cpus: guest.cpus.unwrap_or(if guest.linux { 2 } else { 1 }),
+            memory: guest.memory.unwrap_or(Memory(if guest.linux { 256 << 20 } else { 32 << 20 })),
+            fp: guest.fp.or(self.policy).unwrap_or_default(),
+            affinity: guest.affinity.clone(),
+            weight: guest.weight.unwrap_or(256),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flat::tests::image;
+    use crate::scratch::Scratch;
+    use std::path::Path;
+
+    struct Stock(Scratch, Linux);
+
+    impl Files for Stock {
+        fn guest(&self, name: &str) -> Result<PathBuf> {
+            self.0.file(name, &image(4096, 8192))
+        }
+
+        fn linux(&self) -> &Linux {
+            &self.1
+        }
+
+        fn source(&self, path: &Path) -> PathBuf {
+            Path::new("/root-of-workspace").join(path)
+        }
+    }
+
+    fn stock() -> Stock {
+        let scratch = Scratch::new().unwrap();
+        let kernel = scratch.file("Image", &image(4096, 8192)).unwrap();
+        let initrd = scratch.file("initrd", b"x").unwrap();
+        Stock(scratch, Linux { kernel, initrd, origin: String::new() })
+    }
+
+    fn why(text: &str) -> String {
+        format!("{:#}", parse(text).unwrap_err())
+    }
+
+    #[test]
+    fn the_example_in_the_documentation_is_true() {
+        let source = include_str!("stanza.rs");
+        let lines = source.lines().skip_while(|line| *line != "//! ```toml").skip(1);
+        let text: Vec<&str> = lines.take_while(|line| *line != "//! ```").map(|line| &line[3..]).collect();
+        let tests = parse(&text.join("\n")).unwrap();
+        let names: Vec<&str> = tests.iter().map(|test| test.name.as_str()).collect();
+        let expected = [
+            "fp-torture-max-eager",
+            "fp-torture-max-hold",
+            "fp-torture-cortex-a53-eager",
+            "fp-torture-cortex-a53-hold",
+        ];
+        assert_eq!(names, expected);
+        let vms = tests[0].vms(&stock()).unwrap();
+        assert_eq!((vms[0].fp, vms[1].fp), (Policy::Hold, Policy::Eager));
+        assert_eq!(vms[0].cmdline, "seed=1");
+        assert_eq!(vms[1].cmdline, "console=ttyAMA0 fermata.name=b fermata.run=uname");
+        assert_eq!(vms[2].kernel, Path::new("/root-of-workspace/some/file"));
+        assert_eq!(tests[0].sabotage.len(), 6);
+    }
+
+    #[test]
+    fn little_is_enough() {
+        let tests =
+            parse("[[test]]\nname = \"x\"\nguests = [{ guest = \"hello\" }, { guest = \"hello\" }]").unwrap();
+        let [test] = tests.as_slice() else { panic!("{tests:?}") };
+        assert_eq!(
+            (test.exit, test.limit, test.forbid.as_slice()),
+            (Exit::Off, Duration::from_secs(60), &["not ok".into()][..])
+        );
+        let vms = test.vms(&stock()).unwrap();
+        assert_eq!((vms[0].name.as_str(), vms[1].name.as_str(), vms[0].cpus), ("hello", "hello1", 1));
+    }
+
+    #[test]
+    fn guests_are_checked_unless_told_not_to() {
+        let test = |more| {
+            parse(&format!(
+                "[[test]]\nname = \"x\"\nguests = [{{ guest = \"hello\", memory = \"9G\" }}]\n{more}"
+            ))
+        };
+        let vms = |more| test(more).unwrap()[0].vms(&stock());
+        assert!(vms("").unwrap_err().to_string().contains("9 GiB"));
+        assert_eq!(vms("unchecked = true").unwrap()[0].memory, Memory(9 << 30));
+    }
+
+    #[test]
+    fn wrong_stanzas_are_named() {
+        assert!(why("[[test]]\nname = \"x\"\ncolour = 1").contains("colour"));
+        assert!(why("[[test]]\nname = \"a b\"").contains("test `a b`"));
+        assert!(why("[[test]]\nname = \"x\"\nboard = \"toaster\"").contains("toaster"));
+        assert!(why("[[test]]\nname = \"x\"\nguests = [{}]").contains("one of guest"));
+        assert!(why("[[test]]\nname = \"x\"\nexit = \"expect\"").contains("never ends"));
+        assert!(why("[[test]]\nname = \"x\"\n[[test]]\nname = \"x\"").contains("two tests"));
+        assert!(why("[[test]]\nname = \"x\"\nbreak = [{ melt = 1 }]").contains("melt"));
+    }
+}
