@@ -9,7 +9,9 @@ fn main() {
     let script = root.join("linker").join(format!("{target}.ld"));
     println!("cargo:rerun-if-changed={}", script.display());
     println!("cargo:rustc-link-arg-bins=-T{}", script.display());
-    for argument in ["-pie", "--no-dynamic-linker", "-znotext", "-Bsymbolic", "--gc-sections", "-zmax-page-size=4096"] {
+    for argument in
+        ["-pie", "--no-dynamic-linker", "-znotext", "-Bsymbolic", "--gc-sections", "-zmax-page-size=4096"]
+    {
         println!("cargo:rustc-link-arg-bins={argument}");
     }
 }

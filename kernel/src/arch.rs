@@ -7,8 +7,8 @@ use core::ops::Range;
 use crate::addr::{CpuId, Gpa, Ticks, VmId};
 use crate::dev::{Level, Uart};
 use crate::domain::Domain;
-use crate::exit::{Exit, Kicks};
 pub use crate::exit::Reply;
+use crate::exit::{Exit, Kicks};
 use crate::fp::{FpContext, Units};
 use crate::mem::Region;
 

@@ -62,7 +62,9 @@ impl<A: Arch> Local<A> {
         }
         let name = tenant.domain.name;
         match self.build(id) {
-            Ok(vm) => log::info!("vm {name} started: {} vCPUs, {} MiB", vm.vcpus(), tenant.domain.memory >> 20),
+            Ok(vm) => {
+                log::info!("vm {name} started: {} vCPUs, {} MiB", vm.vcpus(), tenant.domain.memory >> 20)
+            }
             Err(error) => {
                 tenant.refuse();
                 log::error!("vm {name} not started: {error}");

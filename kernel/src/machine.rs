@@ -52,7 +52,12 @@ pub struct CpuShared<A: Arch> {
 impl<A: Arch> CpuShared<A> {
     /// A CPU that has not started, on a machine with `vcpus` vCPUs.
     pub fn new(vcpus: usize) -> Self {
-        Self { mailbox: Mailbox::new(vcpus), ledger: Once::new(), trace: Trace::new(), status: Status::default() }
+        Self {
+            mailbox: Mailbox::new(vcpus),
+            ledger: Once::new(),
+            trace: Trace::new(),
+            status: Status::default(),
+        }
     }
 }
 

@@ -19,7 +19,8 @@ use crate::machine::{HOUSEKEEPER, Machine, Message};
 use crate::mail::Phase;
 use crate::run::Local;
 use crate::shell::{
-    ActionError, Audit, CpuView, FpCounters, FpCpuView, FpVcpuView, Monitor, VcpuState, VcpuView, VmState, VmView,
+    ActionError, Audit, CpuView, FpCounters, FpCpuView, FpVcpuView, Monitor, VcpuState, VcpuView, VmState,
+    VmView,
 };
 use crate::trace::{self, Trace};
 use crate::vm::{End, Vm};
@@ -45,7 +46,9 @@ impl<A: Arch> Local<A> {
         for request in desk.requests.into_inner() {
             match request {
                 Request::Stop(vm, end) => {
-                    if let Some(vm) = self.machine.tenants.get(usize::from(vm.0)).and_then(|tenant| tenant.vm()) {
+                    if let Some(vm) =
+                        self.machine.tenants.get(usize::from(vm.0)).and_then(|tenant| tenant.vm())
+                    {
                         self.finish(&vm, end);
                     }
                 }
@@ -166,7 +169,8 @@ impl<A: Arch> Monitor for Desk<A> {
             let idle = cpu.status.idle.load(Ordering::Relaxed);
             CpuView {
                 id: CpuId(n),
-                load_permille: (1000 - (u128::from(idle.min(now)) * 1000 / u128::from(now.max(1))).min(1000)) as u16,
+                load_permille: (1000 - (u128::from(idle.min(now)) * 1000 / u128::from(now.max(1))).min(1000))
+                    as u16,
                 idle_micros: self.micros(idle),
                 current: self.published(cpu.status.running.load(Ordering::Relaxed)),
                 queued: cpu.status.queued.load(Ordering::Relaxed) as usize,

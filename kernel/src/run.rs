@@ -205,7 +205,8 @@ impl<A: Arch> Local<A> {
                 self.ring(vm, kicks);
             }
             Answer::Nothing => {
-                let fault = if access.store.is_some() { Fault::Store(access.va) } else { Fault::Load(access.va) };
+                let fault =
+                    if access.store.is_some() { Fault::Store(access.va) } else { Fault::Load(access.va) };
                 self.cpu.inject(&mut vcpu.guest, fault);
             }
         }

@@ -135,7 +135,12 @@ pub enum Answer {
 
 impl<A: Arch> Vm<A> {
     /// A VM whose vCPUs live on `homes` and are powered off.
-    pub fn new(identity: Identity, chips: Arc<A::Chips>, homes: &[CpuId], ledgers: Box<[Arc<Ledger>]>) -> Self {
+    pub fn new(
+        identity: Identity,
+        chips: Arc<A::Chips>,
+        homes: &[CpuId],
+        ledgers: Box<[Arc<Ledger>]>,
+    ) -> Self {
         Self {
             identity,
             chips,

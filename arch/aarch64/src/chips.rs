@@ -23,7 +23,7 @@ use crate::image::Image;
 use crate::layout::{self, GICD, GICR, GICR_SIZE};
 use crate::ram::{GuestMemory, HeapTables, frozen};
 use crate::regs::{VTTBR_EL2, Writeable, invalidate_guest, isb};
-use crate::stage2::{Stage2, vttbr};
+use crate::stage2::{Caching, Stage2, vttbr};
 use crate::sysreg::physical_timer_line;
 use crate::tree;
 use crate::vgic::{Config, Frame, Vgic};
@@ -192,13 +192,18 @@ fn furnish(plan: &Plan<'_>, ram: &[Piece]) -> Result<Start, String> {
     let kernel = module(domain.kernel.region);
     let image = Image::parse(kernel, kernel.len() as u64).map_err(|e| alloc::format!("kernel: {e}"))?;
     let initrd = domain.ramdisk.map(|ramdisk| module(ramdisk.region));
-    let mut guest =
-        tree::Guest { cpus: domain.cpus, memory: domain.memory, bootargs: domain.kernel.bootargs, initrd: None };
+    let mut guest = tree::Guest {
+        cpus: domain.cpus,
+        memory: domain.memory,
+        bootargs: domain.kernel.bootargs,
+        initrd: None,
+    };
     let describe = |error| alloc::format!("its device tree could not be made: {error}");
     // Its size does not depend on where the RAM disk is, only on whether there is one.
     guest.initrd = initrd.map(|_| Gpa(0)..Gpa(0));
     let size = tree::build(&guest).map_err(describe)?.len() as u64;
-    let place = layout::place(domain.memory, &image, initrd.map(|i| i.len() as u64), size).map_err(|e| e.to_string())?;
+    let place = layout::place(domain.memory, &image, initrd.map(|i| i.len() as u64), size)
+        .map_err(|e| e.to_string())?;
     guest.initrd = place.initrd.zip(initrd).map(|(at, bytes)| at..Gpa(at.0 + bytes.len() as u64));
     let blob = tree::build(&guest).map_err(describe)?;
     for piece in ram {
@@ -209,6 +214,10 @@ fn furnish(plan: &Plan<'_>, ram: &[Piece]) -> Result<Start, String> {
         fill(ram, at, bytes);
     }
     fill(ram, place.tree, &blob);
+    // With forced write-back the guest's accesses are cacheable whatever it says.
+    if facts().caching == Caching::Combined {
+        ram.iter().for_each(|piece| piece.memory.clean());
+    }
     Ok(Start { pc: place.kernel, arg: place.tree.0 })
 }
 
@@ -219,7 +228,10 @@ impl Chips<Aarch64> for GuestChips {
         let facts = facts();
         let domain = plan.domain;
         if domain.device_tree.is_some() {
-            log::warn!("vm {}: a device tree of its own is not used; devices are not passed through", domain.name);
+            log::warn!(
+                "vm {}: a device tree of its own is not used; devices are not passed through",
+                domain.name
+            );
         }
         let mut start = layout::RAM;
         let mut ram = Vec::new();

@@ -5,19 +5,19 @@ use kernel::arch::{Cpu, Fault, Interrupt};
 use kernel::exit::{Access, Crash, Exit, Kicks};
 use spin::Once;
 
+use crate::arch::Aarch64;
 use crate::chips::GuestChips;
 use crate::fp::{File, SIMD};
 use crate::fp_regs::Hardware;
 use crate::gic::{CpuInterface, PPI_HYP_TIMER, PPI_MAINTENANCE, PPI_VIRTUAL_TIMER, SGI_KICK};
 use crate::guest::{Guest, Pending, Sys, pstate};
 use crate::insn::{self, Half, Next, Rest};
+use crate::psci;
 use crate::regs::*;
 use crate::smccc::{self, Service};
 use crate::switch;
 use crate::sysreg::{self, Outcome};
-use crate::trap::{self, Abort, AbortKind, Store, SysAccess, Trap, Wait, WaitKind};
-use crate::arch::Aarch64;
-use crate::psci;
+use crate::trap::{self, Abort, AbortKind, Deadline, Store, SysAccess, Trap, Wait, WaitKind};
 
 /// Bytes of stack of each CPU.
 pub const STACK_SIZE: usize = 64 << 10;
@@ -100,7 +100,7 @@ impl ThisCpu {
             }
             Trap::Data(abort) => self.data_abort(guest, chips, abort),
             Trap::Sysreg(access) => self.sysreg(guest, chips, access),
-            Trap::Wait(wait) => self.wait_instruction(guest, wait),
+            Trap::Wait(wait) => self.wait_instruction(guest, chips, wait),
             Trap::Simd => Exit::Fp(SIMD),
             Trap::Fetch(abort) => self.fetch_abort(guest, chips, abort),
             Trap::Sve | Trap::Sme | Trap::Other(_) => self.undefined(guest),
@@ -121,13 +121,25 @@ impl ThisCpu {
         }
     }
 
-    fn wait_instruction(&mut self, guest: &mut Guest, wait: Wait) -> Exit {
+    fn wait_instruction(&mut self, guest: &mut Guest, chips: &GuestChips, wait: Wait) -> Exit {
+        let register = match wait.deadline {
+            Deadline::None => None,
+            Deadline::Register(register) => Some(register),
+            Deadline::InInstruction => {
+                let word = guest_address(guest.frame.pc).and_then(|at| chips.read_word(Gpa(at)));
+                let Some(word) = word else {
+                    // Its code vanished under it: as if the deadline had passed.
+                    guest.skip();
+                    return Exit::Handled;
+                };
+                Some((word & 0x1f) as u8)
+            }
+        };
         guest.skip();
-        let deadline = wait.deadline.map(|register| {
-            Ticks(guest.gpr(register).wrapping_add(guest.counter_offset))
-        });
         match wait.kind {
-            WaitKind::Interrupt => Exit::Idle(deadline),
+            WaitKind::Interrupt => Exit::Idle(
+                register.map(|register| Ticks(guest.gpr(register).wrapping_add(guest.counter_offset))),
+            ),
             WaitKind::Event => Exit::Handled,
         }
     }
@@ -154,7 +166,8 @@ impl ThisCpu {
         let vbar = VBAR_EL1.get();
         let faulting = guest.frame.pc;
         // An exception whose vector cannot be fetched would be raised again for ever.
-        if faulting & !0x7ff == vbar & !0x7ff && guest_address(vbar).is_none_or(|gpa| !chips.is_ram(Gpa(gpa))) {
+        if faulting & !0x7ff == vbar & !0x7ff && guest_address(vbar).is_none_or(|gpa| !chips.is_ram(Gpa(gpa)))
+        {
             return Exit::Crash(Crash::NoVector { at: Gpa(vbar) });
         }
         self.raise(guest, |guest| guest.inject(Fault::Fetch(Gpa(abort.va))));
@@ -192,7 +205,13 @@ impl ThisCpu {
     }
 
     /// Decodes the instruction at the program counter; what it does beyond its first access is noted.
-    fn decode_instruction(&mut self, guest: &mut Guest, chips: &GuestChips, gpa: Gpa, va: Gpa) -> Option<Half> {
+    fn decode_instruction(
+        &mut self,
+        guest: &mut Guest,
+        chips: &GuestChips,
+        gpa: Gpa,
+        va: Gpa,
+    ) -> Option<Half> {
         let at = guest_address(guest.frame.pc)?;
         let decoded = insn::decode(chips.read_word(Gpa(at))?)?;
         let second = match decoded.second {

@@ -94,7 +94,8 @@ impl Abilities {
 /// turns an invalidation into a clean and invalidation, which harms nobody.
 pub fn hcr(all: &Abilities, any: &Abilities, ids: &IdRegs) -> u64 {
     use hcr::*;
-    let mut value = VM | SWIO | PTW | FMO_IMO_AMO | FB | BSU_INNER | TWI | TID1 | TID3 | TSC | TIDCP | TACR | RW | TLOR;
+    let mut value =
+        VM | SWIO | PTW | FMO_IMO_AMO | FB | BSU_INNER | TWI | TID1 | TID3 | TSC | TIDCP | TACR | RW | TLOR;
     if all.has_fwb() {
         value |= FWB | TSW;
     }
@@ -117,7 +118,8 @@ mod tests {
     #[test]
     fn a_plain_cpu_gets_the_minimum_and_max_gets_more() {
         let none = Abilities { pfr0: 0, pfr1: 0, mmfr2: 0 };
-        let max = Abilities { pfr0: 0x1301_0011_2111_0222, pfr1: 0x10_0100_0121, mmfr2: 0x1221_0111_1201_1011 };
+        let max =
+            Abilities { pfr0: 0x1301_0011_2111_0222, pfr1: 0x10_0100_0121, mmfr2: 0x1221_0111_1201_1011 };
         let ids = IdRegs::new(&[]);
         assert_eq!(hcr(&none, &none, &ids), 0x8_803d_263f);
         assert_eq!(hcr(&max, &max, &ids), 0x0400_4038_807d_263f);

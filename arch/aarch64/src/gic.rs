@@ -210,7 +210,11 @@ impl CpuInterface {
     pub fn kick(&self, mpidr: u64) {
         let aff = |n: u32| mpidr >> n & 0xff;
         // ICC_SGI1R_EL1: Aff3, RS, Aff2, INTID, Aff1, target list (IHI0069 12.2.22).
-        let value = aff(32) << 48 | (aff(0) >> 4) << 44 | aff(16) << 32 | u64::from(SGI_KICK) << 24 | aff(8) << 16
+        let value = aff(32) << 48
+            | (aff(0) >> 4) << 44
+            | aff(16) << 32
+            | u64::from(SGI_KICK) << 24
+            | aff(8) << 16
             | 1 << (aff(0) & 0xf);
         // What the other CPU is to find must be visible before the interrupt is.
         dsb_sy();

@@ -183,11 +183,11 @@ pub const fn mpidr(index: usize) -> u64 {
 
 /// The vCPU whose affinity `hardware` is, if it is in the form that [`mpidr`] gives.
 pub const fn index_of(hardware: u64) -> Option<usize> {
-    let affinity = hardware & 0xff_00ff_ffff;
-    if affinity & 0xf0 != 0 || affinity >> 16 != 0 {
+    // Everything but Aff1 and the low half of Aff0 is zero in ours, and reserved bits are zero in anybody's.
+    if hardware & !0xff0f != 0 {
         return None;
     }
-    Some(((affinity >> 8) * 16 + (affinity & 0xf)) as usize)
+    Some(((hardware >> 8) * 16 + (hardware & 0xf)) as usize)
 }
 
 impl Guest {

@@ -134,10 +134,9 @@ fn pair(word: u32) -> Option<Decoded> {
         false => Half::Store { register, width },
     };
     let write_back = match field(word, 23, 2) {
-        1 | 3 => Some(WriteBack {
-            register: field(word, 5, 5) as u8,
-            add: signed(word, 15, 7) * i64::from(width),
-        }),
+        1 | 3 => {
+            Some(WriteBack { register: field(word, 5, 5) as u8, add: signed(word, 15, 7) * i64::from(width) })
+        }
         _ => None,
     };
     finish(half(field(word, 0, 5) as u8), Some(half(field(word, 10, 5) as u8)), write_back)
@@ -191,7 +190,10 @@ mod tests {
     fn pairs_have_two_halves() {
         // ldp w0, w1, [x2]
         let d = decode(0x2940_0440).unwrap();
-        assert_eq!((d.first, d.second), (load(0, 4, Extend::Zero, false), Some(load(1, 4, Extend::Zero, false))));
+        assert_eq!(
+            (d.first, d.second),
+            (load(0, 4, Extend::Zero, false), Some(load(1, 4, Extend::Zero, false)))
+        );
         // stp x3, x4, [x5], #32
         let d = decode(0xa882_10a3).unwrap();
         assert_eq!(d.second, Some(Half::Store { register: 4, width: 8 }));

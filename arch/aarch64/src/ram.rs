@@ -5,7 +5,9 @@
 
 use alloc::alloc::{alloc_zeroed, dealloc};
 use core::alloc::Layout;
-use core::ptr::{copy_nonoverlapping, read_volatile, with_exposed_provenance, with_exposed_provenance_mut, write_bytes};
+use core::ptr::{
+    copy_nonoverlapping, read_volatile, with_exposed_provenance, with_exposed_provenance_mut, write_bytes,
+};
 use core::sync::atomic::AtomicU64;
 
 use kernel::addr::Hpa;
@@ -21,7 +23,9 @@ use crate::regs::clean_to_memory;
 /// 2. Nobody, no guest included, writes to it again.
 pub unsafe fn frozen(region: Region) -> &'static [u8] {
     // SAFETY: mapped (1) and immutable (2) for ever; any byte is a valid u8.
-    unsafe { core::slice::from_raw_parts(with_exposed_provenance(region.base().0 as usize), region.size() as usize) }
+    unsafe {
+        core::slice::from_raw_parts(with_exposed_provenance(region.base().0 as usize), region.size() as usize)
+    }
 }
 
 /// The memory of one guest while nobody runs it, or words of it while somebody does.
@@ -37,21 +41,26 @@ impl GuestMemory {
         Self { region }
     }
 
-    /// Zeroes all of it, to the point of coherency: a guest starts with its caches off.
+    /// Zeroes all of it.
     pub fn clear(&self) {
         let (base, size) = (self.region.base().0, self.region.size());
         // SAFETY: the range is the guest's (promised to `new`), who does not run yet.
         unsafe { write_bytes(with_exposed_provenance_mut::<u8>(base as usize), 0, size as usize) };
-        clean_to_memory(base, size);
     }
 
-    /// Copies `bytes` to `offset` bytes from the start; what does not fit is left out. To the point of coherency.
+    /// Copies `bytes` to `offset` bytes from the start; what does not fit is left out.
     pub fn write(&self, offset: u64, bytes: &[u8]) {
         let room = self.region.size().saturating_sub(offset).min(bytes.len() as u64);
         let to = self.region.base().0 + offset;
         // SAFETY: `room` bytes from `to` are the guest's, who does not run yet; a Rust slice is never in it.
-        unsafe { copy_nonoverlapping(bytes.as_ptr(), with_exposed_provenance_mut(to as usize), room as usize) };
-        clean_to_memory(to, room);
+        unsafe {
+            copy_nonoverlapping(bytes.as_ptr(), with_exposed_provenance_mut(to as usize), room as usize)
+        };
+    }
+
+    /// Writes all of it back to the point of coherency, because the guest starts with its caches off.
+    pub fn clean(&self) {
+        clean_to_memory(self.region.base().0, self.region.size());
     }
 
     /// Reads the aligned 32-bit word at `offset` bytes from the start.

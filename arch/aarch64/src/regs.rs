@@ -280,7 +280,9 @@ pub fn invalidate_guest() {
 /// Invalidates, on every CPU, the translations of every guest and the instruction caches.
 pub fn invalidate_all_guests() {
     // SAFETY: as for `invalidate_guest`.
-    unsafe { asm!("dsb ishst", "tlbi alle1is", "ic ialluis", "dsb ish", "isb", options(nostack, preserves_flags)) }
+    unsafe {
+        asm!("dsb ishst", "tlbi alle1is", "ic ialluis", "dsb ish", "isb", options(nostack, preserves_flags))
+    }
 }
 
 /// Translates a guest-virtual address as a read by EL1 through both stages' first half (`AT S1E1R`);

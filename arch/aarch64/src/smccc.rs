@@ -87,8 +87,13 @@ fn core_call(function: u32, argument: impl Fn(usize) -> u64) -> Service {
 /// PSCI_FEATURES: zero for what there is. CPU_SUSPEND's zero says: original format, no OS-initiated mode.
 fn features(function: u32) -> u64 {
     match function {
-        PSCI_VERSION | PSCI_CPU_OFF | PSCI_MIGRATE_INFO_TYPE | PSCI_SYSTEM_OFF | PSCI_SYSTEM_RESET
-        | PSCI_FEATURES | SMCCC_VERSION => 0,
+        PSCI_VERSION
+        | PSCI_CPU_OFF
+        | PSCI_MIGRATE_INFO_TYPE
+        | PSCI_SYSTEM_OFF
+        | PSCI_SYSTEM_RESET
+        | PSCI_FEATURES
+        | SMCCC_VERSION => 0,
         _ => match function & !SMC64 {
             PSCI_CPU_SUSPEND | PSCI_CPU_ON | PSCI_AFFINITY_INFO => 0,
             _ => NOT_SUPPORTED,

@@ -24,6 +24,7 @@ use kernel::sched::{CpuSet, Pool};
 use kernel::trace::Trace;
 use spin::{Mutex, Once};
 
+use crate::arch::Aarch64;
 use crate::boot::{self, HCR_HOST, Handoff, SCTLR_ON};
 use crate::cpu::{AFFINITIES, Keys, STACK_SIZE, ThisCpu, now};
 use crate::el2::{self, El2};
@@ -38,7 +39,6 @@ use crate::regs::*;
 use crate::serial::{Model, Uart, Width, Window};
 use crate::stage2::{Caching, VmidBits, vtcr};
 use crate::switch::VECTORS;
-use crate::arch::Aarch64;
 use crate::{platform, psci};
 
 /// Most physical CPUs that are used.
@@ -145,8 +145,15 @@ pub fn boot_cpu(tree: u64, image: Image, console: &'static Console) -> ! {
     };
     let tree = &source.tree;
     attach(console, find_console(tree).unwrap_or(FALLBACK));
-    console.set_stamp(|| Stamp { micros: (now().0 as u128 * 1_000_000 / CNTFRQ_EL0.get().max(1) as u128) as u64, cpu: this_cpu() });
-    log::info!("Fermata {} on {}", env!("CARGO_PKG_VERSION"), tree.root().text("model").ok().flatten().unwrap_or("AArch64"));
+    console.set_stamp(|| Stamp {
+        micros: (now().0 as u128 * 1_000_000 / CNTFRQ_EL0.get().max(1) as u128) as u64,
+        cpu: this_cpu(),
+    });
+    log::info!(
+        "Fermata {} on {}",
+        env!("CARGO_PKG_VERSION"),
+        tree.root().text("model").ok().flatten().unwrap_or("AArch64")
+    );
     match start(&source, image, console) {
         Ok(never) => match never {},
         Err(message) => give_up(console, &message),
@@ -176,7 +183,8 @@ struct Source {
 
 fn read_tree(at: u64) -> Result<Source, Failure> {
     let region = |size| Region::new(Hpa(at), size).filter(|_| at != 0 && at % 8 == 0);
-    let header = region(HEADER_SIZE as u64).ok_or_else(|| alloc::format!("device tree: x0 is {at:#x}, expected its address, a multiple of 8"))?;
+    let header = region(HEADER_SIZE as u64)
+        .ok_or_else(|| alloc::format!("device tree: x0 is {at:#x}, expected its address, a multiple of 8"))?;
     let wrong = |error| alloc::format!("device tree at {at:#x}: {error}");
     // SAFETY: the boot protocol puts the tree there, in memory that the throw-away map has and that nobody
     // changes; if it is something else, it is at least readable, and the parser trusts nothing in it.
@@ -199,7 +207,11 @@ fn find_console(tree: &Tree<'static>) -> Option<Line> {
 /// Why the machine cannot start: what the console shows.
 type Failure = alloc::string::String;
 
-fn start(source: &Source, image: Image, console: &'static Console) -> Result<core::convert::Infallible, Failure> {
+fn start(
+    source: &Source,
+    image: Image,
+    console: &'static Console,
+) -> Result<core::convert::Infallible, Failure> {
     let tree = &source.tree;
     let text = |complaint: kernel::fdt::Complaint<'_>| complaint.to_string();
     let gic = platform::gic(tree).map_err(text)?;
@@ -217,14 +229,18 @@ fn start(source: &Source, image: Image, console: &'static Console) -> Result<cor
     start_secondaries(&cpus)?;
     establish(gather(cpus.len())?);
 
-    let mode = if board::bootargs(tree).unwrap_or("").split_whitespace().any(|word| word == "console=framed") {
+    let mode = if board::bootargs(tree).unwrap_or("").split_whitespace().any(|word| word == "console=framed")
+    {
         Mode::Framed
     } else {
         Mode::Terminal
     };
     let names: Vec<_> = domains.iter().map(|tenant| tenant.domain.name.to_string()).collect();
     console.open(mode, names).map_err(|error| alloc::format!("consoles: {error:?}"))?;
-    let line = board::stdout(tree).ok().flatten().and_then(|stdout| platform::first_line(&stdout.node).ok().flatten());
+    let line = board::stdout(tree)
+        .ok()
+        .flatten()
+        .and_then(|stdout| platform::first_line(&stdout.node).ok().flatten());
     if let Some(line) = line {
         distributor.enable(line.intid, cpus[0]);
     }
@@ -262,7 +278,10 @@ fn start(source: &Source, image: Image, console: &'static Console) -> Result<cor
 fn check_cpu() -> Result<(), Failure> {
     let mmfr0 = id::mmfr0();
     if vtcr(mmfr0, VmidBits::Eight).is_none() {
-        return Err(alloc::format!("the CPU has {} physical address bits, expected at least 40", crate::stage2::physical_bits(mmfr0)));
+        return Err(alloc::format!(
+            "the CPU has {} physical address bits, expected at least 40",
+            crate::stage2::physical_bits(mmfr0)
+        ));
     }
     if id::pfr0() >> 24 & 0xf == 0 {
         return Err("the CPU has no system registers for a GICv3".into());
@@ -317,7 +336,11 @@ fn count_cpus(tree: &Tree<'static>) -> Result<Vec<u64>, Failure> {
         match cpu {
             Ok(cpu) if cpu.hardware_id == own => {}
             Ok(cpu) if cpu.enable_method != Some("psci") => {
-                log::warn!("{}: enable-method is {:?}, expected \"psci\": not used", cpu.node.path(), cpu.enable_method);
+                log::warn!(
+                    "{}: enable-method is {:?}, expected \"psci\": not used",
+                    cpu.node.path(),
+                    cpu.enable_method
+                );
             }
             Ok(cpu) => all.push(cpu.hardware_id),
             Err(complaint) => log::warn!("{complaint}: not used"),
@@ -353,7 +376,9 @@ fn read_domains(source: &Source, image: Image, memory: &mut Memory, cpus: usize)
             Err(error) => log::error!("vm {} not started: fermata,fp-policy: {error}", domain.name),
         }
     }
-    for region in tenants.iter().flat_map(|tenant| tenant.domain.modules()).flatten().map(|module| module.region) {
+    for region in
+        tenants.iter().flat_map(|tenant| tenant.domain.modules()).flatten().map(|module| module.region)
+    {
         reserve(memory, region);
     }
     tenants
@@ -369,10 +394,17 @@ fn guest_name(mut node: Node<'static>) -> &'static str {
 
 /// Builds and enters Fermata's own address space: memory at its own address, code not writable, data not
 /// executable, and the devices it drives.
-fn build_map(memory: &Memory, unmapped: &[Region], image: Image, gic: &platform::Gic<'_>, blob: Region) -> Result<(), Failure> {
+fn build_map(
+    memory: &Memory,
+    unmapped: &[Region],
+    image: Image,
+    gic: &platform::Gic<'_>,
+    blob: Region,
+) -> Result<(), Failure> {
     let failed = |error| alloc::format!("our own address space could not be made: {error:?}");
     let mut space = Space::new(El2, HeapTables).map_err(failed)?;
-    let mut map = |region: Region, rights| space.map(Gpa(region.base().0), region.base(), region.size(), rights);
+    let mut map =
+        |region: Region, rights| space.map(Gpa(region.base().0), region.base(), region.size(), rights);
     let part = |from: u64, to: u64| Region::new(Hpa(from), to - from);
     let image_parts = [
         (part(image.start, image.text_end), Rights::ReadOnly),
@@ -380,7 +412,9 @@ fn build_map(memory: &Memory, unmapped: &[Region], image: Image, gic: &platform:
         (part(image.rodata_end, image.end), Rights::Data),
     ];
     let mut data = memory.all().clone();
-    let without = |data: &mut Regions, region: Region| data.remove(region).map_err(|e| alloc::format!("memory {region}: {e:?}"));
+    let without = |data: &mut Regions, region: Region| {
+        data.remove(region).map_err(|e| alloc::format!("memory {region}: {e:?}"))
+    };
     for (region, rights) in image_parts {
         if let Some(region) = region {
             without(&mut data, region)?;
@@ -401,7 +435,8 @@ fn build_map(memory: &Memory, unmapped: &[Region], image: Image, gic: &platform:
     let uart = EMERGENCY.get().and_then(|line| Region::new(Hpa(line.base), 4096));
     let devices = gic.redistributors.iter().copied().chain([gic.distributor]).chain(uart);
     for region in devices {
-        map(region.widened(4096), Rights::Device).map_err(|error| alloc::format!("device at {region}: {error:?}"))?;
+        map(region.widened(4096), Rights::Device)
+            .map_err(|error| alloc::format!("device at {region}: {error:?}"))?;
     }
     let root = space.root();
     // The tables are in use for ever.
@@ -456,7 +491,11 @@ fn set_up_traps() {
     CNTP_CTL_EL0.set(0);
     // Debug, OS lock and trace registers, performance monitors and profiling trap (TDRA, TDOSA, TDA, TPM,
     // TPMCR, TPMS, TTRF); all counters stay EL1's as far as HPMN goes.
-    let counters = if id::dfr0() >> 8 & 0xf != 0 && id::dfr0() >> 8 & 0xf != 0xf { PMCR_EL0.get() >> 11 & 0x1f } else { 0 };
+    let counters = if id::dfr0() >> 8 & 0xf != 0 && id::dfr0() >> 8 & 0xf != 0xf {
+        PMCR_EL0.get() >> 11 & 0x1f
+    } else {
+        0
+    };
     let mut mdcr = 1 << 11 | 1 << 10 | 1 << 9 | 1 << 6 | 1 << 5 | counters;
     if id::dfr0() >> 32 & 0xf != 0 {
         mdcr |= 1 << 14;
@@ -497,7 +536,9 @@ fn start_secondaries(cpus: &[u64]) -> Result<(), Failure> {
         let entry = boot::secondary as *const () as usize as u64;
         // SAFETY: `secondary` sets a CPU up from a `Handoff`, and this one is never freed.
         let started = unsafe { psci::cpu_on(*mpidr, entry, context) };
-        started.map_err(|code| alloc::format!("CPU {n} (affinity {mpidr:#x}) could not be started: PSCI code {code}"))?;
+        started.map_err(|code| {
+            alloc::format!("CPU {n} (affinity {mpidr:#x}) could not be started: PSCI code {code}")
+        })?;
         let hz = CNTFRQ_EL0.get();
         let deadline = now().0 + 10 * hz;
         while !REPORTS[n].is_completed() {

@@ -152,7 +152,11 @@ mod tests {
         assert_eq!(ask(&mut guest, 0, OSLAR, Some(1)), Outcome::Done);
         assert_eq!(ask(&mut guest, 0, OSLSR, None), Outcome::Value(0b1010));
         assert_eq!(ask(&mut guest, 0, encode(3, 3, 9, 12, 0), None), Outcome::Undefined, "PMCR_EL0");
-        assert_eq!(ask(&mut guest, 0, encode(3, 0, 15, 2, 0), Some(0)), Outcome::Undefined, "implementation defined");
+        assert_eq!(
+            ask(&mut guest, 0, encode(3, 0, 15, 2, 0), Some(0)),
+            Outcome::Undefined,
+            "implementation defined"
+        );
     }
 
     proptest::proptest! {

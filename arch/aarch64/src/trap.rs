@@ -35,8 +35,19 @@ pub enum Trap {
 pub struct Wait {
     /// Which one.
     pub kind: WaitKind,
-    /// The register with the deadline of WFIT and WFET, in counter ticks.
-    pub deadline: Option<u8>,
+    /// When the wait ends without an event.
+    pub deadline: Deadline,
+}
+
+/// Whether a wait instruction has a deadline, in ticks of the virtual counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadline {
+    /// It has none: WFI, WFE.
+    None,
+    /// It is in this register.
+    Register(u8),
+    /// It is in the register that the low five bits of the instruction name: the syndrome may leave it out.
+    InInstruction,
 }
 
 /// Which wait instruction.
@@ -132,7 +143,11 @@ pub fn decode(esr: u64, far: u64, hpfar: u64) -> Trap {
 fn wait(esr: u64) -> Wait {
     let kind = if bit(esr, 0) { WaitKind::Event } else { WaitKind::Interrupt };
     // TI[1]: with a deadline; RV: the register field is valid (D24.2.40, ISS for WFI and its kin).
-    let deadline = (bit(esr, 1) && bit(esr, 2)).then_some((esr >> 5 & 0x1f) as u8);
+    let deadline = match (bit(esr, 1), bit(esr, 2)) {
+        (false, _) => Deadline::None,
+        (true, true) => Deadline::Register((esr >> 5 & 0x1f) as u8),
+        (true, false) => Deadline::InInstruction,
+    };
     Wait { kind, deadline }
 }
 

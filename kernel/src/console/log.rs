@@ -88,12 +88,8 @@ impl log::Log for Console {
 }
 
 impl Console {
+    /// `[seconds cpu level] fermata: text`, so that "fermata: " and what is said stand together for programs.
     fn compose(&self, line: &mut Line, record: &log::Record<'_>) -> fmt::Result {
-        line.write_str("fermata")?;
-        if let Some(stamp) = self.stamp.get() {
-            let Stamp { micros, cpu: CpuId(cpu) } = stamp();
-            write!(line, " [{:4}.{:06} cpu{cpu}]", micros / 1_000_000, micros % 1_000_000)?;
-        }
         let level = match record.level() {
             log::Level::Error => " error",
             log::Level::Warn => " warning",
@@ -101,7 +97,13 @@ impl Console {
             log::Level::Debug => " debug",
             log::Level::Trace => " trace",
         };
-        write!(line, "{level}: {}", record.args())
+        if let Some(stamp) = self.stamp.get() {
+            let Stamp { micros, cpu: CpuId(cpu) } = stamp();
+            write!(line, "[{:4}.{:06} cpu{cpu}{level}] ", micros / 1_000_000, micros % 1_000_000)?;
+        } else if !level.is_empty() {
+            write!(line, "[{}] ", &level[1..])?;
+        }
+        write!(line, "fermata: {}", record.args())
     }
 
     /// The way out for a panic: writes straight to `serial`, waiting for it, and takes no lock that could be held.
