@@ -66,10 +66,9 @@ impl Cache {
             }
             Err(TryLockError::Error(error)) => return Err(error).with_context(what),
         }
-        match fs::remove_dir_all(self.scratch_folder()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(what),
-            _ => Ok(Lock { _file: file }),
-        }
+        // A program that outlived its interrupted caller may still write there; nobody reads it, and it goes next time.
+        let _ = fs::remove_dir_all(self.scratch_folder());
+        Ok(Lock { _file: file })
     }
 
     /// Makes an empty folder to prepare an entry in, on the cache's own file system.
@@ -117,10 +116,18 @@ impl Scratch {
     /// Makes an empty folder in `parent`.
     pub(crate) fn new(parent: &Path) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = parent.join(format!("fermata-{}-{count}", std::process::id()));
-        fs::create_dir_all(&path).with_context(|| format!("the folder {} cannot be made", path.display()))?;
-        Ok(Self { path })
+        let what = || format!("a folder cannot be made in {}", parent.display());
+        fs::create_dir_all(parent).with_context(what)?;
+        loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = parent.join(format!("fermata-{}-{count}", std::process::id()));
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self { path }),
+                // An interrupted process of the same number left it.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).with_context(what),
+            }
+        }
     }
 
     /// Its path.
