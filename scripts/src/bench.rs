@@ -7,6 +7,7 @@ use crate::Command;
 use crate::arch::Arch;
 use crate::lab::{Job, Lab, Stock, length, unspoiled};
 use crate::run::machine::{Board, Machine};
+use crate::run::outcome::Said;
 use crate::run::units::Memory;
 use crate::run::vm::{Policy, Vm};
 use crate::run::watch::Listener;
@@ -223,10 +224,12 @@ fn row(line: &str, policy: Policy) -> Option<Row> {
     Some(Row { name: (*name).to_string(), policy, instructions, loads, saves, skips, bytes })
 }
 
-/// Reads `fermata: memory before guests: N KiB`.
+/// Reads how much memory is in use before guests, in KiB.
 fn memory(line: &str) -> Option<u64> {
-    let (_, amount) = line.split_once("fermata: memory before guests: ")?;
-    amount.split_once(" KiB")?.0.trim().parse().ok()
+    match Said::parse(line) {
+        Some(Said::Memory(amount)) => Some(amount),
+        _ => None,
+    }
 }
 
 impl Row {

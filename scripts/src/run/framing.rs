@@ -4,6 +4,8 @@
 //! 0x1E twice is that byte itself. Console 0 is Fermata's own; guests are numbered from 1 in the order of the tree.
 //! The same holds in both directions.
 
+use super::outcome::{Fate, Said};
+
 /// The byte that starts a pair (ASCII record separator).
 const MARK: u8 = 0x1e;
 
@@ -46,6 +48,46 @@ impl Demux {
         if !self.marked {
             out(self.console, &bytes[start..]);
         }
+    }
+}
+
+/// Which number on the line is which console. A guest that is refused while the device tree is read has no number, and
+/// those after it count on without it.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    guests: Vec<String>,
+    refused: Vec<usize>,
+    settled: bool,
+}
+
+impl Ports {
+    /// Starts with a number for every guest.
+    pub(crate) fn new(guests: &[String]) -> Self {
+        Self { guests: guests.to_vec(), refused: Vec::new(), settled: false }
+    }
+
+    /// Learns from a line of Fermata's own console.
+    pub(crate) fn hear(&mut self, line: &str) {
+        match Said::parse(line) {
+            Some(Said::Memory(_)) => self.settled = true,
+            Some(Said::Guest(name, Some(Fate::NotStarted(_)))) if !self.settled => {
+                self.refused.extend(self.guests.iter().position(|guest| *guest == name).map(|at| at + 1));
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns the console that has a number on the line.
+    pub(crate) fn console(&self, number: usize) -> usize {
+        let with_number = |console: &usize| !self.refused.contains(console);
+        let beyond = self.guests.len() + 1;
+        (0..beyond).filter(with_number).nth(number).unwrap_or(number.max(beyond))
+    }
+
+    /// Returns the number a console has on the line.
+    pub(crate) fn number(&self, console: usize) -> Option<usize> {
+        let before = self.refused.iter().filter(|&&refused| refused < console).count();
+        (!self.refused.contains(&console)).then(|| console - before)
     }
 }
 
@@ -128,6 +170,16 @@ mod tests {
         let expected: [(usize, &[u8]); 5] =
             [(0, b"boot\n"), (1, b"hello"), (2, b"wo\x1erld"), (0, b"x"), (10, b"ten")];
         assert_eq!(runs, expected.map(|(n, bytes)| (n, bytes.to_vec())));
+    }
+
+    #[test]
+    fn a_guest_refused_at_the_start_has_no_number() {
+        let mut ports = Ports::new(&["a", "b", "c"].map(String::from));
+        ports.hear("fermata: vm b not started: no kernel");
+        ports.hear("fermata: memory before guests: 1 KiB");
+        ports.hear("fermata: vm c not started: no memory");
+        assert_eq!([0, 1, 2, 3].map(|number| ports.console(number)), [0, 1, 3, 4]);
+        assert_eq!([0, 1, 2, 3].map(|console| ports.number(console)), [Some(0), Some(1), None, Some(2)]);
     }
 
     #[test]

@@ -4,8 +4,10 @@ use super::tree::{Node, Tree};
 use super::units::Memory;
 use super::vm::Vm;
 use crate::flat;
-use anyhow::{Context, Result, bail, ensure};
-use std::collections::HashSet;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use kernel::domain::{MAX_BOOTARGS, MAX_CPUS, MAX_GUESTS, MAX_NAME};
+use kernel::sched::{CpuSet, MAX_WEIGHT};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -15,12 +17,8 @@ const RESERVED: u64 = 32 << 20;
 const TREE_ROOM: u64 = 4 << 20;
 /// Modules start at multiples of this: a stage-2 block.
 const ALIGN: u64 = 2 << 20;
-/// Longest name of a guest: that of a device-tree node (Devicetree Specification 0.4, 2.2.1).
-const LONGEST_NAME: usize = 31;
 /// Memory a Linux guest needs beside its kernel and RAM disk to get anywhere, in bytes.
 const ELBOW_ROOM: u64 = 4 << 20;
-/// Most vCPUs a guest can ask for: what one vGICv3 redistributor region of a guest holds here.
-const MOST_VCPUS: u32 = 64;
 
 /// A file that the loader puts into memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +46,7 @@ pub(crate) struct Modules {
 /// Names the guest, the key, what was found and what was expected.
 pub(crate) fn check(vms: &[Vm], cpus: u32, memory: Memory) -> Result<()> {
     ensure!(!vms.is_empty(), "there is no guest to run");
+    ensure!(vms.len() <= MAX_GUESTS, "{} guests; {MAX_GUESTS} is the most", vms.len());
     let mut names = HashSet::new();
     for vm in vms {
         check_name(&vm.name)?;
@@ -55,8 +54,7 @@ pub(crate) fn check(vms: &[Vm], cpus: u32, memory: Memory) -> Result<()> {
         check_one(vm, cpus).with_context(|| format!("guest `{}`", vm.name))?;
     }
     let wanted: u64 = vms.iter().map(|vm| vm.memory.0).fold(0, u64::saturating_add);
-    let modules: u64 =
-        vms.iter().flat_map(|vm| [Some(&vm.kernel), vm.initrd.as_ref()]).flatten().map(|f| length(f)).sum();
+    let modules: u64 = files(vms).into_iter().map(length).sum();
     let needed = wanted.saturating_add(RESERVED + TREE_ROOM + modules);
     ensure!(
         needed <= memory.0,
@@ -68,6 +66,11 @@ pub(crate) fn check(vms: &[Vm], cpus: u32, memory: Memory) -> Result<()> {
     Ok(())
 }
 
+/// Lists the files of all guests, each once: guests may share them.
+fn files(vms: &[Vm]) -> BTreeSet<&Path> {
+    vms.iter().flat_map(|vm| [Some(&vm.kernel), vm.initrd.as_ref()]).flatten().map(PathBuf::as_path).collect()
+}
+
 /// Returns the length of a file in bytes, 0 for one that cannot be read.
 fn length(file: &Path) -> u64 {
     std::fs::metadata(file).map_or(0, |data| data.len())
@@ -77,10 +80,10 @@ fn length(file: &Path) -> u64 {
 fn check_name(name: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     ensure!(
-        name.len() <= LONGEST_NAME
+        name.len() <= MAX_NAME
             && name.starts_with(|c: char| c.is_ascii_alphabetic())
             && name.chars().all(good),
-        "`{name}` cannot be a guest's name; it is made of at most {LONGEST_NAME} letters, digits, `.`, `_` and `-` \
+        "`{name}` cannot be a guest's name; it is made of at most {MAX_NAME} letters, digits, `.`, `_` and `-` \
          and starts with a letter"
     );
     ensure!(name != "fermata", "a guest cannot be called `fermata`; that is the hypervisor's own console");
@@ -90,8 +93,17 @@ fn check_name(name: &str) -> Result<()> {
 /// Checks one guest by itself.
 fn check_one(vm: &Vm, cpus: u32) -> Result<()> {
     ensure!(vm.cpus >= 1, "key `cpus`: a guest has at least one vCPU");
-    ensure!(vm.cpus <= MOST_VCPUS, "key `cpus`: {} vCPUs; {MOST_VCPUS} is the most", vm.cpus);
-    ensure!(vm.weight >= 1, "key `weight`: 0 would never run; 256 is the ordinary share");
+    ensure!(vm.cpus <= MAX_CPUS, "key `cpus`: {} vCPUs; {MAX_CPUS} is the most", vm.cpus);
+    ensure!(
+        (1..=MAX_WEIGHT).contains(&vm.weight),
+        "key `weight`: {} is not between 1 and {MAX_WEIGHT}; 256 is the ordinary share",
+        vm.weight
+    );
+    ensure!(
+        vm.cmdline.len() <= MAX_BOOTARGS,
+        "key `cmdline`: {} bytes; {MAX_BOOTARGS} is the most",
+        vm.cmdline.len()
+    );
     ensure!(vm.memory.0.is_multiple_of(4096), "key `memory`: {} is no multiple of 4 KiB", vm.memory);
     if let Some(missing) = vm.affinity.iter().flat_map(|list| &list.0).find(|&&cpu| cpu >= cpus) {
         bail!("key `affinity`: there is no CPU {missing}; the machine has {cpus}, numbered from 0 (--cpus)");
@@ -123,45 +135,94 @@ fn read_start(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(start)
 }
 
-/// Gives every module of every guest a place at the top of the machine's memory, clear of Fermata and of the place
-/// where QEMU puts the device tree.
+/// Gives every file a place at the top of the machine's memory, clear of Fermata and of the place where QEMU puts the
+/// device tree. Guests that are given the same file share it: Fermata copies what a guest gets.
 ///
 /// # Errors
 /// There is not enough memory, or a file cannot be read.
 pub(crate) fn place(vms: &[Vm], memory: &[Range<u64>]) -> Result<Vec<Modules>> {
-    let (first, last) = match memory {
-        [first, .., last] => (first, last),
-        [only] => (only, only),
-        [] => bail!("the machine has no memory"),
+    let (Some(first), Some(last)) = (memory.first(), memory.last()) else {
+        bail!("the machine has no memory")
     };
     let total: u64 = memory.iter().map(|range| range.end - range.start).sum();
     // QEMU (10.0, hw/arm/boot.c) puts it half-way up the memory, at most 128 MiB up.
     let tree = first.start + (total / 2).min(128 << 20);
-    let taken = [first.start..first.start + RESERVED, tree..tree.next_multiple_of(ALIGN) + TREE_ROOM];
-    let mut top = last.end;
-    let mut put = |file: &PathBuf| -> Result<Module> {
-        let size = std::fs::metadata(file).with_context(|| file.display().to_string())?.len();
-        let mut address = top.saturating_sub(size) & !(ALIGN - 1);
-        while let Some(hit) = taken.iter().rev().find(|t| address < t.end && t.start < address + size) {
-            address = hit.start.saturating_sub(size) & !(ALIGN - 1);
-            if address < last.start {
-                break;
-            }
-        }
-        ensure!(
-            address >= last.start,
-            "{} ({}) does not fit into the machine's memory beside what is there already (--memory)",
-            file.display(),
-            Memory(size.max(1))
-        );
-        top = address;
-        Ok(Module { file: file.clone(), address, size })
+    let mut shelf = Shelf {
+        bottom: last.start,
+        top: last.end,
+        taken: [first.start..first.start + RESERVED, tree..tree.next_multiple_of(ALIGN) + TREE_ROOM],
+        placed: BTreeMap::new(),
     };
-    vms.iter()
-        .map(|vm| {
-            Ok(Modules { kernel: put(&vm.kernel)?, ramdisk: vm.initrd.as_ref().map(&mut put).transpose()? })
-        })
-        .collect()
+    let mut modules = Vec::new();
+    for vm in vms {
+        let kernel = shelf.put(&vm.kernel)?;
+        let ramdisk = vm.initrd.as_deref().map(|file| shelf.put(file)).transpose()?;
+        modules.push(Modules { kernel, ramdisk });
+    }
+    Ok(modules)
+}
+
+/// Memory that fills with modules from the top down.
+struct Shelf {
+    bottom: u64,
+    top: u64,
+    taken: [Range<u64>; 2],
+    placed: BTreeMap<PathBuf, Module>,
+}
+
+impl Shelf {
+    /// Puts a file below those before it, unless it is there already.
+    fn put(&mut self, file: &Path) -> Result<Module> {
+        if let Some(module) = self.placed.get(file) {
+            return Ok(module.clone());
+        }
+        let size = std::fs::metadata(file).with_context(|| file.display().to_string())?.len();
+        let below = |end: u64| end.checked_sub(size).map(|start| start & !(ALIGN - 1));
+        let mut address = below(self.top);
+        // From the higher of the two taken ranges to the lower one.
+        for taken in self.taken.iter().rev() {
+            address = match address {
+                Some(start) if start < taken.end && taken.start < start + size => below(taken.start),
+                other => other,
+            };
+        }
+        let Some(address) = address.filter(|&start| start >= self.bottom) else {
+            bail!(
+                "{} ({}) does not fit into the machine's memory beside what is there already (--memory)",
+                file.display(),
+                Memory(size.max(1))
+            );
+        };
+        self.top = address;
+        let module = Module { file: file.to_path_buf(), address, size };
+        self.placed.insert(file.to_path_buf(), module.clone());
+        Ok(module)
+    }
+}
+
+/// Lists the modules of all guests, each once.
+pub(crate) fn distinct(modules: &[Modules]) -> impl Iterator<Item = &Module> {
+    let all = modules.iter().flat_map(|m| [Some(&m.kernel), m.ramdisk.as_ref()]).flatten();
+    let mut seen = HashSet::new();
+    all.filter(move |module| seen.insert(module.address))
+}
+
+/// Reads the finished tree the way Fermata will, with its own code.
+///
+/// # Errors
+/// What Fermata would say of the first guest it would not start.
+pub(crate) fn verify(blob: &[u8], cpus: u32) -> Result<()> {
+    let tree = kernel::fdt::Tree::parse(blob).map_err(|why| anyhow!("the device tree: {why}"))?;
+    let mut memory = kernel::mem::Regions::new();
+    for region in kernel::platform::memory(&tree).flatten() {
+        memory.insert(region).map_err(|why| anyhow!("memory {region}: {why:?}"))?;
+    }
+    let limits =
+        kernel::domain::Limits { memory: &memory, occupied: &[], cpus: CpuSet::first_n(cpus as usize) };
+    match kernel::domain::read(&tree, &limits).into_iter().find_map(Result::err) {
+        Some(complaint) => bail!("Fermata would not start a guest: {complaint}"),
+        None => Ok(()),
+    }
 }
 
 /// Writes the guests into `/chosen`, after Fermata's own command line.
@@ -259,12 +320,10 @@ mod tests {
         for megabytes in [64, 128, 256, 1024, 8192] {
             let ram = RAM..RAM + megabytes * MIB;
             let placed = place(&pair(&scratch), std::slice::from_ref(&ram)).unwrap();
-            let mut ranges: Vec<Range<u64>> = placed
-                .iter()
-                .flat_map(|m| [Some(&m.kernel), m.ramdisk.as_ref()])
-                .flatten()
-                .map(|m| m.address..m.address + m.size)
-                .collect();
+            assert_eq!(placed[0].kernel, placed[1].kernel, "the same file is one module");
+            let mut ranges: Vec<Range<u64>> =
+                distinct(&placed).map(|m| m.address..m.address + m.size).collect();
+            assert_eq!(ranges.len(), 2);
             let tree = RAM + (megabytes * MIB / 2).min(128 * MIB);
             ranges.extend([RAM..RAM + RESERVED, tree..tree + TREE_ROOM]);
             ranges.sort_by_key(|range| range.start);
@@ -294,6 +353,9 @@ mod tests {
         let placed = place(&vms, &tree.memory().unwrap()).unwrap();
         describe(&mut tree, "console=framed", &vms, &placed).unwrap();
         let blob = tree.to_bytes().unwrap();
+        verify(&blob, 2).unwrap();
+        let why = verify(&blob, 1).unwrap_err().to_string();
+        assert!(why.contains("/chosen/a") && why.contains("fermata,affinity"), "{why}");
         let fdt = fdt::Fdt::new(&blob).unwrap();
         let property =
             |path: &str, name: &str| fdt.find_node(path).unwrap().property(name).map(|p| p.value.to_vec());

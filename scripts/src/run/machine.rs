@@ -1,6 +1,6 @@
 //! The machine Fermata runs on, as QEMU is told of it.
 
-use super::layout::Modules;
+use super::layout::{self, Modules};
 use super::units::Memory;
 use crate::arch::Arch;
 use anyhow::{Context, Result, bail, ensure};
@@ -115,11 +115,7 @@ impl Machine {
             words.push("-device".into());
             words.push(format!("loader,file={},addr={address:#x},force-raw=on{more}", escaped(file)).into());
         };
-        modules
-            .iter()
-            .flat_map(|m| [Some(&m.kernel), m.ramdisk.as_ref()])
-            .flatten()
-            .for_each(|m| load(&m.file, m.address, ""));
+        layout::distinct(modules).for_each(|module| load(&module.file, module.address, ""));
         match handover {
             Handover::Boot(tree) => {
                 let boot: [&std::ffi::OsStr; 4] =

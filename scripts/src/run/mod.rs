@@ -148,7 +148,9 @@ impl Boot<'_> {
     fn prepare(&self, folder: &Path, bootargs: &str, vms: &[Vm]) -> Result<Vec<std::ffi::OsString>> {
         let (tree, modules) = self.tree(folder, bootargs, vms)?;
         let path: PathBuf = folder.join("fermata.dtb");
-        std::fs::write(&path, tree.to_bytes()?).with_context(|| path.display().to_string())?;
+        let blob = tree.to_bytes()?;
+        layout::verify(&blob, self.machine.cpus)?;
+        std::fs::write(&path, blob).with_context(|| path.display().to_string())?;
         Ok(self.machine.arguments(self.image, &Handover::Boot(path), &modules))
     }
 }
@@ -180,7 +182,7 @@ fn conclude(report: &Report, keyboard: Keyboard) -> ExitCode {
 /// Shows what will run.
 fn table(machine: &Machine, vms: &[Vm], linux: &Linux) -> String {
     let kernel = |vm: &Vm| match vm.kernel == linux.kernel {
-        true => linux.origin.clone(),
+        true => linux.origin.split(' ').next().unwrap_or_default().to_string(),
         false => vm.kernel.display().to_string(),
     };
     let mut rows = vec![["guest", "vCPUs", "memory", "FP", "on CPUs", "weight", "kernel"].map(String::from)];

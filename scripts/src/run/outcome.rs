@@ -13,6 +13,8 @@ pub(crate) enum Fate {
     Crashed(String),
     /// Fermata would not start it, for this reason.
     NotStarted(String),
+    /// Somebody stopped it at Fermata's prompt.
+    Stopped,
 }
 
 impl fmt::Display for Fate {
@@ -21,6 +23,7 @@ impl fmt::Display for Fate {
             Self::Off => write!(out, "powered off"),
             Self::Crashed(why) => write!(out, "crashed: {why}"),
             Self::NotStarted(why) => write!(out, "was not started: {why}"),
+            Self::Stopped => write!(out, "was stopped at the prompt"),
         }
     }
 }
@@ -48,8 +51,46 @@ pub(crate) struct Fates {
     panic: Option<String>,
 }
 
-/// What every line begins with that this tool understands.
-const PREFIX: &str = "fermata: ";
+/// A line of Fermata's own console that means something to this tool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// What became of a guest; none for one that runs (again).
+    Guest(String, Option<Fate>),
+    /// How much memory is in use before guests, in KiB. Guests refused by now have no console.
+    Memory(u64),
+    /// The last word.
+    Halted,
+    /// A bug.
+    Panic(String),
+}
+
+impl Said {
+    /// Reads a line. A prompt or a time stamp may precede what is said.
+    pub(crate) fn parse(line: &str) -> Option<Self> {
+        const PREFIX: &str = "fermata: ";
+        let said = line[line.find(PREFIX)? + PREFIX.len()..].trim_end();
+        if said == "halted" {
+            return Some(Self::Halted);
+        }
+        if said.starts_with("panic") {
+            return Some(Self::Panic(said.to_string()));
+        }
+        if let Some(amount) = said.strip_prefix("memory before guests: ") {
+            return amount.strip_suffix(" KiB")?.parse().ok().map(Self::Memory);
+        }
+        let (name, event) = said.strip_prefix("vm ")?.split_once(' ')?;
+        let fate = match event.split_once(':') {
+            None if event == "powered off" => Some(Fate::Off),
+            None if event == "stopped" => Some(Fate::Stopped),
+            None if event == "reset" || event == "restarted" => None,
+            Some(("started", _)) => None,
+            Some(("crashed", why)) => Some(Fate::Crashed(why.trim().to_string())),
+            Some(("not started", why)) => Some(Fate::NotStarted(why.trim().to_string())),
+            _ => return None,
+        };
+        Some(Self::Guest(name.to_string(), fate))
+    }
+}
 
 impl Fates {
     /// Starts with guests of these names, of which nothing is known yet.
@@ -58,26 +99,16 @@ impl Fates {
         Self { guests, halted: false, panic: None }
     }
 
-    /// Learns from a line of Fermata's own console. A prompt or a time stamp may precede what it says.
+    /// Learns from a line of Fermata's own console.
     pub(crate) fn hear(&mut self, line: &str) {
-        let Some(at) = line.find(PREFIX) else { return };
-        let said = line[at + PREFIX.len()..].trim_end();
-        if said == "halted" {
-            self.halted = true;
-        } else if said.starts_with("panic") {
-            self.panic.get_or_insert_with(|| said.to_string());
-        } else if let Some((name, event)) = said.strip_prefix("vm ").and_then(|rest| rest.split_once(' ')) {
-            let reason = |prefix| event.strip_prefix(prefix).map(|why: &str| why.trim().to_string());
-            let fate = match (reason("crashed:"), reason("not started:")) {
-                _ if event == "powered off" => Fate::Off,
-                (Some(why), _) => Fate::Crashed(why),
-                (_, Some(why)) => Fate::NotStarted(why),
-                _ => return,
-            };
-            match self.guests.iter_mut().find(|(known, _)| known == name) {
-                Some((_, slot)) => *slot = Some(fate),
-                None => self.guests.push((name.to_string(), Some(fate))),
-            }
+        match Said::parse(line) {
+            Some(Said::Halted) => self.halted = true,
+            Some(Said::Panic(what)) => self.panic = self.panic.take().or(Some(what)),
+            Some(Said::Guest(name, fate)) => match self.guests.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, slot)) => *slot = fate,
+                None => self.guests.push((name, fate)),
+            },
+            Some(Said::Memory(_)) | None => {}
         }
     }
 
@@ -218,6 +249,22 @@ mod tests {
         ]);
         let why = fates.verdict(&exited(0)).unwrap_err();
         assert!(why.starts_with("Fermata panicked: panic at kernel/src/run.rs:7: oh"), "{why}");
+    }
+
+    #[test]
+    fn a_guest_that_starts_again_runs() {
+        let fates =
+            after(&["fermata: vm a powered off", "[   1.0 cpu0] fermata: vm a started: 2 vCPUs, 32 MiB"]);
+        assert_eq!(fates.running(), ["a", "b"]);
+        let fates = after(&["fermata: vm a stopped", "fermata: vm b powered off", "fermata: halted"]);
+        assert_eq!(fates.verdict(&exited(0)).unwrap_err(), "a was stopped at the prompt");
+    }
+
+    #[test]
+    fn the_memory_before_guests_is_read() {
+        let said = Said::parse("[   0.2 cpu0] fermata: memory before guests: 5536 KiB");
+        assert_eq!(said, Some(Said::Memory(5536)));
+        assert_eq!(Said::parse("fermata: memory before guests: lots"), None);
     }
 
     #[test]

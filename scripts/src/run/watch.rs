@@ -1,7 +1,7 @@
 //! Follows a run from its start to its end.
 
 use super::consoles::Consoles;
-use super::framing::{Demux, frame};
+use super::framing::{Demux, Ports, frame};
 use super::outcome::{Ending, Fates};
 use super::qemu::{Heard, Qemu};
 use super::script::{Script, Step};
@@ -72,6 +72,7 @@ struct Watch<'a> {
     listener: &'a mut dyn Listener,
     consoles: Consoles,
     demux: Demux,
+    ports: Ports,
     fates: Fates,
     /// When waiting ends once Fermata has said its last word.
     last_words: Option<Instant>,
@@ -84,8 +85,9 @@ struct Watch<'a> {
 pub(crate) fn watch(qemu: Qemu, plan: Plan, listener: &mut dyn Listener) -> Result<Report> {
     let consoles = Consoles::new(console_names(&plan.guests));
     let fates = Fates::new(plan.guests.iter().map(String::as_str));
-    let mut watch =
-        Watch { qemu, plan, listener, consoles, demux: Demux::default(), fates, last_words: None };
+    let ports = Ports::new(&plan.guests);
+    let demux = Demux::default();
+    let mut watch = Watch { qemu, plan, listener, consoles, demux, ports, fates, last_words: None };
     let ending = watch.follow()?;
     // The last bytes may hold what the script waits for.
     let _ = watch.step_script(Instant::now());
@@ -145,10 +147,12 @@ impl Watch<'_> {
         let Some(script) = &mut self.plan.script else { return Ok(None) };
         loop {
             match script.step(&self.consoles, now) {
-                Step::Type(console, bytes) => self.qemu.send(match self.plan.line {
-                    Line::Framed => frame(console, &bytes),
-                    Line::Plain => bytes,
-                }),
+                Step::Type(console, bytes) => match (self.plan.line, self.ports.number(console)) {
+                    (Line::Framed, Some(number)) => self.qemu.send(frame(number, &bytes)),
+                    // Nobody reads what is typed to a guest that was refused.
+                    (Line::Framed, None) => {}
+                    (Line::Plain, _) => self.qemu.send(bytes),
+                },
                 // Once Fermata has halted nobody will answer; what is still waited for is judged at the end.
                 Step::Wait(_) | Step::Failed(_) if self.last_words.is_some() => return Ok(None),
                 Step::Wait(until) => return Ok(Some(until)),
@@ -161,17 +165,16 @@ impl Watch<'_> {
     /// Takes in what the machine said.
     fn take_in(&mut self, bytes: &[u8]) {
         self.listener.bytes(bytes);
-        let mut lines = Vec::new();
-        let consoles = &mut self.consoles;
-        let mut feed = |console, bytes: &[u8]| {
-            lines.extend(consoles.feed(console, bytes).into_iter().map(|line| (console, line)));
-        };
+        let mut runs = Vec::new();
         match self.plan.line {
-            Line::Framed => self.demux.feed(bytes, feed),
-            Line::Plain => feed(0, bytes),
+            Line::Framed => self.demux.feed(bytes, |number, run| runs.push((number, run.to_vec()))),
+            Line::Plain => runs.push((0, bytes.to_vec())),
         }
-        for (console, line) in lines {
-            self.hear(console, &line);
+        for (number, run) in runs {
+            let console = self.ports.console(number);
+            for line in self.consoles.feed(console, &run) {
+                self.hear(console, &line);
+            }
         }
     }
 
@@ -179,6 +182,7 @@ impl Watch<'_> {
     fn hear(&mut self, console: usize, line: &str) {
         if console == 0 {
             self.fates.hear(line);
+            self.ports.hear(line);
             if self.fates.halted() || self.fates.panic().is_some() {
                 self.last_words.get_or_insert_with(|| Instant::now() + LAST_WORDS);
             }

@@ -6,7 +6,8 @@ use crate::run::watch::{Listener, Report};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 
-/// A part of a line, on one console or on any.
+/// A part of a line, on one console or on any. What reads like the result of a guest's test has to begin the line: `not ok
+/// x` is no `ok x`, and `1 ok, 0 not ok` is good news.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pattern {
     written: String,
@@ -25,7 +26,9 @@ impl Pattern {
     }
 
     fn matches(&self, console: &str, line: &str) -> bool {
-        self.console.as_deref().is_none_or(|name| name == console) && line.contains(&self.text)
+        let result = ["ok ", "not ok"].iter().any(|start| self.text.starts_with(start));
+        let here = if result { line.starts_with(&self.text) } else { line.contains(&self.text) };
+        here && self.console.as_deref().is_none_or(|name| name == console)
     }
 }
 
@@ -172,6 +175,7 @@ mod tests {
         let with = |line| judge("expect = [\"[a] ok fp\"]", &[&[line], &OFF[..]].concat());
         assert_eq!(with("[a] ok fp-torture 3"), Ok(()));
         assert_eq!(with("[b] ok fp-torture 3"), Err("not seen: `[a] ok fp`".into()));
+        assert_eq!(with("[a] not so ok fp"), Err("not seen: `[a] ok fp`".into()));
         assert_eq!(judge("expect = [\"ok fp\"]", &[&["[b] ok fp"], &OFF[..]].concat()), Ok(()));
         assert_eq!(judge("expect = [\"[ 0.1] up\"]", &[&["[b] [ 0.1] up"], &OFF[..]].concat()), Ok(()));
     }
@@ -181,6 +185,7 @@ mod tests {
         let lines = [&["[a] not ok fp: V3"], &OFF[..]].concat();
         assert_eq!(judge("", &lines), Err("forbidden: [a] not ok fp: V3".into()));
         assert_eq!(judge("forbid = [\"[b] not ok\"]", &lines), Ok(()));
+        assert_eq!(judge("", &[&["[a] done: 3 ok, 0 not ok"], &OFF[..]].concat()), Ok(()));
     }
 
     #[test]

@@ -17,7 +17,8 @@
 //!     { linux = true, name = "b", cmdline_extra = "fermata.run=uname" },
 //!     { kernel = "some/file", initrd = "other/file" },     # paths from the root of the workspace
 //! ]
-//! expect = ["[a] ok fp-torture"]   # each must be part of some line of that console; without `[name] `, of any
+//! expect = ["[a] ok fp-torture"]   # each must be part of some line of that console; without `[name] `, of any. Text
+//!                                  # that starts with `ok ` or `not ok` has to start the line
 //! forbid = ["not ok"]              # no line may have this; "not ok" is what holds where nothing is given
 //! exit = "off"                     # off, crash, not-started, halted, panic, expect: see `Exit`
 //! unchecked = true                 # let through what the host tool refuses, to see what Fermata says
