@@ -60,8 +60,8 @@ proptest! {
         let align = 1u64 << shift;
         let inside = |region: &Region| {
             whole.covers(region)
-                && region.base().0 % align == 0
-                && region.last().0.checked_add(1).is_none_or(|end| end % align == 0)
+                && region.base().0.is_multiple_of(align)
+                && region.last().0.checked_add(1).is_none_or(|end| end.is_multiple_of(align))
         };
         match whole.aligned(align) {
             Some(part) => {
@@ -97,7 +97,7 @@ proptest! {
                 Ok(pieces) => {
                     prop_assert_eq!(pieces.iter().map(Region::size).sum::<u64>(), granules * GRANULE);
                     for piece in &pieces {
-                        prop_assert!(piece.base().0 % GRANULE == 0 && piece.size() % GRANULE == 0);
+                        prop_assert!(piece.aligned(GRANULE) == Some(*piece));
                         prop_assert!(all.covers(piece));
                         prop_assert!(held.iter().flatten().all(|other| !other.overlaps(piece)));
                         prop_assert!(!memory.free_regions().overlaps(piece));

@@ -46,7 +46,10 @@ impl Tables for Handle {
         let offset = at.0 - BASE;
         let state = self.0.state.borrow();
         let (start, size) = state.live.range(..=offset).next_back().expect("a table is there");
-        assert!(offset - start < *size as u64 && offset % 8 == 0, "a word of a table that is gone: {at:x?}");
+        assert!(
+            offset - start < *size as u64 && offset.is_multiple_of(8),
+            "a word of a table that is gone: {at:x?}"
+        );
         &self.0.words[offset as usize / 8]
     }
 
