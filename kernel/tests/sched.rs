@@ -303,10 +303,10 @@ fn powered_off_waits_for_wake_only_and_the_dismissed_is_forgotten() {
     queue.find_mut(VcpuId(0)).unwrap().cost = 3;
     assert_eq!(queue.wake(VcpuId(0), 2 * MS), Woken::Preempt);
     someone = queue.pick(2 * MS).unwrap();
-    assert_eq!((someone.cost, queue.running()), (3, Some(VcpuId(0))));
+    assert_eq!((someone.cost, queue.running(5 * MS)), (3, Some((VcpuId(0), 3 * MS))));
     queue.dismiss(&mut someone, 3 * MS);
     assert_eq!((someone.ran(), someone.account().turns), (2 * MS, 2));
-    assert_eq!((queue.running(), queue.load(), queue.iter().count()), (None, 0, 0));
+    assert_eq!((queue.running(3 * MS), queue.load(), queue.iter().count()), (None, 0, 0));
 }
 
 #[test]

@@ -119,7 +119,8 @@ pub struct RunQueue<T> {
     soonest: u64,
     /// When a vCPU last came from, or left for the sake of, another CPU.
     pub(super) disturbed: u64,
-    published: (u32, CpuSet),
+    /// What others were told; nothing, if they may have changed it since.
+    published: Option<(u32, CpuSet)>,
 }
 
 impl<T: Turn> RunQueue<T> {
@@ -137,7 +138,7 @@ impl<T: Turn> RunQueue<T> {
             weight: 0,
             soonest: NEVER,
             disturbed: 0,
-            published: (0, CpuSet::EMPTY),
+            published: None,
         }
     }
 
@@ -148,6 +149,8 @@ impl<T: Turn> RunQueue<T> {
         account.arrived = now;
         let lag = core::mem::take(&mut account.lag);
         self.disturbed = now;
+        // Whoever sent it has added it to our load.
+        self.published = None;
         self.enter(item, |floor| floor.wrapping_add_signed(lag), now)
     }
 
@@ -280,9 +283,9 @@ impl<T: Turn> RunQueue<T> {
         self.weight
     }
 
-    /// The vCPU that has its turn.
-    pub fn running(&self) -> Option<VcpuId> {
-        self.running.as_ref().map(|running| running.id)
+    /// The vCPU that has its turn, and for how long it has had it.
+    pub fn running(&self, now: u64) -> Option<(VcpuId, u64)> {
+        self.running.as_ref().map(|running| (running.id, now.saturating_sub(running.started)))
     }
 
     /// A vCPU that lives here and is not running.
@@ -322,8 +325,8 @@ impl<T: Turn> RunQueue<T> {
     #[inline]
     pub(super) fn publish(&mut self, pool: &Pool) {
         let state = (self.weight, self.wanted());
-        if state != self.published {
-            self.published = state;
+        if self.published != Some(state) {
+            self.published = Some(state);
             pool.publish(self.place.here, state.0, state.1);
         }
     }
