@@ -168,13 +168,17 @@ impl Machine {
     fn ring(&mut self, vcpu: VcpuId, by: Option<usize>) -> bool {
         let at = vcpu.0 as usize;
         self.pending[at].get_or_insert(self.now);
+        if let Some(cpu) = by
+            && self.bells[at].ring_here(CpuId(cpu))
+        {
+            return self.cpus[cpu].queue.wake(vcpu, self.now) == Woken::Preempt;
+        }
         match self.bells[at].ring() {
             Ring::Nothing => false,
             Ring::KickCpu(cpu) => {
                 self.kick(cpu.0);
                 false
             }
-            Ring::WakeOn(cpu) if Some(cpu.0) == by => self.deliver(cpu.0, vcpu),
             Ring::WakeOn(cpu) => {
                 self.post(cpu, Message::Wake(vcpu));
                 false
@@ -369,7 +373,7 @@ impl Machine {
 
 fn habit() -> impl Strategy<Value = Habit> {
     let affinity = prop_oneof![Just(u64::MAX), any::<u64>(), (0u64..6).prop_map(|cpu| 1 << cpu)];
-    let pause = prop_oneof![Just(0), 1 * US..20 * MS];
+    let pause = prop_oneof![Just(0), US..20 * MS];
     (1u32..=1024, affinity, 10 * US..5 * MS, pause, any::<bool>(), any::<bool>()).prop_map(
         |(weight, affinity, burst, pause, timer, rings)| Habit {
             weight,

@@ -132,6 +132,34 @@ fn two_ringers_cause_one_wake_up_and_both_are_seen() {
     });
 }
 
+/// Its own CPU rings without a message while another rings with one, and the vCPU sleeps again in between.
+#[test]
+fn its_own_cpu_and_another_ring() {
+    bounded_model(|| {
+        let shared = Arc::new((running(), Pending::new()));
+        assert_eq!(shared.0.sleep(), Ok(()));
+        let ringer = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                shared.1.set(1);
+                shared.0.ring()
+            })
+        };
+        shared.1.set(0);
+        assert!(!shared.0.ring_here(THERE));
+        assert!(shared.0.ring_here(HERE));
+        shared.0.run_on(HERE);
+        let mut seen = turn_until_asleep(&shared.0, &shared.1);
+        let ring = ringer.join().unwrap();
+        if ring == Ring::WakeOn(HERE) && shared.0.deliver(HERE) == Delivery::Wake {
+            shared.0.run_on(HERE);
+            seen = turn_until_asleep(&shared.0, &shared.1);
+        }
+        assert_eq!(seen, [true, true], "{ring:?}");
+        assert_eq!(shared.0.ring(), Ring::WakeOn(HERE), "{ring:?}");
+    });
+}
+
 /// Two ring a vCPU that takes turns meanwhile; whoever delivers a wake-up runs it to sleep again.
 #[test]
 fn two_ringers_and_a_sleeper_that_runs() {

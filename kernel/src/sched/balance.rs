@@ -87,7 +87,9 @@ impl<T: Turn> RunQueue<T> {
         }
         if let Occasion::Asked(by) = occasion {
             let ready = self.movable_to(by)?;
-            let gains = pool.load(by).saturating_add(ready.weight) < self.load();
+            // A CPU can be idle with a load: it keeps a vCPU that waits in its registers.
+            let idles = pool.idle().contains(by);
+            let gains = idles || pool.load(by).saturating_add(ready.weight) < self.load();
             return gains.then(|| Move { vcpu: ready.item.id(), to: by, reason: Reason::IdleThere });
         }
         let away = self.wanted();
