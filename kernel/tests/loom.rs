@@ -12,11 +12,11 @@ use kernel::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use loom::sync::Arc;
 use loom::thread;
 
-/// Runs a model under every interleaving in which at most three times a CPU is overtaken that could have gone on:
-/// for models that would take minutes otherwise.
-fn bounded_model(model: impl Fn() + Sync + Send + 'static) {
+/// Runs a model under every interleaving in which at most `overtakings` times a CPU is overtaken that could have gone
+/// on: for models that would take minutes otherwise.
+fn bounded_model(overtakings: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = Some(overtakings);
     builder.check(model);
 }
 
@@ -135,7 +135,7 @@ fn two_ringers_cause_one_wake_up_and_both_are_seen() {
 /// Its own CPU rings without a message while another rings with one, and the vCPU sleeps again in between.
 #[test]
 fn its_own_cpu_and_another_ring() {
-    bounded_model(|| {
+    bounded_model(3, || {
         let shared = Arc::new((running(), Pending::new()));
         assert_eq!(shared.0.sleep(), Ok(()));
         let ringer = {
@@ -163,7 +163,7 @@ fn its_own_cpu_and_another_ring() {
 /// Two ring a vCPU that takes turns meanwhile; whoever delivers a wake-up runs it to sleep again.
 #[test]
 fn two_ringers_and_a_sleeper_that_runs() {
-    bounded_model(|| {
+    bounded_model(3, || {
         let shared = Arc::new((running(), Pending::new()));
         let ringers = [0, 1].map(|who| {
             let shared = shared.clone();
@@ -191,7 +191,7 @@ fn two_ringers_and_a_sleeper_that_runs() {
 #[should_panic = "the event was taken and its data not seen"]
 fn without_the_second_ringers_write() {
     const EVENT: u32 = 1;
-    bounded_model(|| {
+    bounded_model(3, || {
         let shared = Arc::new((AtomicU32::new(0), Pending::new()));
         let ringers = [0, 1].map(|who| {
             let shared = shared.clone();
@@ -222,7 +222,7 @@ fn without_the_second_ringers_write() {
 /// A vCPU that is woken by its timer moves to another CPU and sleeps there, while somebody rings, twice.
 #[test]
 fn a_ring_finds_a_vcpu_that_moves() {
-    bounded_model(|| {
+    bounded_model(3, || {
         let shared = Arc::new((running(), Pending::new()));
         assert_eq!(shared.0.sleep(), Ok(()));
         let ringer = {
@@ -286,7 +286,7 @@ fn delivered(doorbell: &Doorbell, mut cpu: CpuId) -> bool {
 #[test]
 #[should_panic = "lost wake-up"]
 fn without_forwarding() {
-    bounded_model(|| {
+    bounded_model(3, || {
         let shared = Arc::new((running(), Pending::new()));
         assert_eq!(shared.0.sleep(), Ok(()));
         let first = {
@@ -310,7 +310,7 @@ fn without_forwarding() {
 
 #[test]
 fn power_on_has_one_winner() {
-    bounded_model(|| {
+    bounded_model(3, || {
         let doorbell = Arc::new(running());
         let starters = [0, 1].map(|_| {
             let doorbell = doorbell.clone();
@@ -378,7 +378,7 @@ fn post_and_kick(mailbox: &Mailbox<u32>, line: &Line, message: u32) {
 /// The owner acknowledges, empties, and waits; what is posted then has a kick pending that ends the wait.
 #[test]
 fn a_message_is_read_or_kicks() {
-    bounded_model(|| {
+    bounded_model(3, || {
         let shared = Arc::new((Mailbox::with_room(2), Line::new()));
         let posters = [1, 2].map(|message| {
             let shared = shared.clone();
@@ -509,7 +509,7 @@ fn without_the_fences_of_the_pool() {
 /// Of two CPUs with something to give, one gives.
 #[test]
 fn an_idle_cpu_is_claimed_once() {
-    bounded_model(|| {
+    bounded_model(3, || {
         let pool = Arc::new(Pool::new(3));
         pool.enter_idle(CpuId(2));
         let givers = [0, 1].map(|cpu| {
