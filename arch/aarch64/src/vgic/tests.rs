@@ -263,6 +263,18 @@ fn vcpu_that_leaves_loses_nothing() {
 }
 
 #[test]
+fn list_register_of_somebody_elses_interrupt_is_dropped() {
+    let (mut vgic, mut a, mut b) = (open(2, 4), interface(), interface());
+    let _ = vgic.set_line(32, Level::High);
+    pass(&mut vgic, 0, &mut a);
+    (b.lr[0], b.used) = (a.lr[0] & !lr::STATE, 1);
+    pass(&mut vgic, 1, &mut b);
+    assert_eq!((b.used, b.lr[0]), (0, 0));
+    pass(&mut vgic, 0, &mut a);
+    assert_eq!((a.used, a.lr[0] as u32), (1, 32), "its holder still has it");
+}
+
+#[test]
 fn wakes_only_for_what_the_interface_lets_through() {
     let (mut vgic, mut cpu) = (open(1, 4), interface());
     let _ = vgic.sgi(0, 1);
