@@ -221,6 +221,7 @@ impl Vgic {
     }
 
     /// Puts a candidate into a free list register.
+    #[inline(never)]
     fn list(&mut self, vcpu: usize, cpu: &mut Interface, place: Place) {
         let row = place.word.checked_sub(self.lanes.len()).map_or(0, |shared| shared + 1);
         let lane = &mut self.lanes[vcpu];
@@ -351,9 +352,10 @@ impl Vgic {
 
     fn first_candidate(&self, vcpu: usize) -> Option<Place> {
         let lane = &self.lanes[vcpu];
-        let row = Bits(lane.rows.into()).next()? as usize;
+        let row = lane.rows.trailing_zeros() as usize;
+        let index = lane.ready.get(row)?.trailing_zeros();
         let word = if row == 0 { vcpu } else { self.lanes.len() + row - 1 };
-        Bits(lane.ready[row].into()).next().map(|index| Place { word, index })
+        Some(Place { word, index })
     }
 
     fn free(&self, cpu: &Interface) -> u32 {

@@ -2,8 +2,10 @@
 
 use super::list::lr;
 
-/// State of 32 interrupts with consecutive INTIDs. See the parent module for what lending means.
+/// State of 32 interrupts with consecutive INTIDs. See the parent module for what lending means. Padded so that
+/// indexing is a shift.
 #[derive(Default)]
+#[repr(align(128))]
 pub(super) struct Word {
     pub(super) enabled: u32,
     pub(super) group1: u32,
@@ -94,6 +96,15 @@ impl Word {
     /// Notes what a list register says after the guest ran.
     #[inline]
     pub(super) fn take_back(&mut self, bit: u32, register: u64) {
+        if register & lr::STATE == 0 && (self.force | self.revoke) & bit == 0 {
+            // Taken and ended, as nearly always.
+            self.lent &= !bit;
+            self.fired_lent &= !bit;
+            self.active &= !bit;
+            self.hw &= !bit;
+            self.listed &= !bit;
+            return;
+        }
         if register & lr::PENDING == 0 {
             self.lent &= !bit;
             self.fired_lent &= !bit;
