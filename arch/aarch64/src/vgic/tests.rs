@@ -275,6 +275,23 @@ fn list_register_of_somebody_elses_interrupt_is_dropped() {
 }
 
 #[test]
+fn active_state_set_from_elsewhere_reaches_the_holder() {
+    let (mut vgic, mut cpu) = (open(2, 4), interface());
+    let _ = vgic.set_line(33, Level::High);
+    pass(&mut vgic, 0, &mut cpu);
+    assert_eq!(write(&mut vgic, Frame::Dist, 0x304, 0b10), 0b01, "the holder is asked");
+    // It takes and ends the interrupt before it comes by.
+    ack(&mut cpu, 0);
+    end(&mut cpu, 0);
+    pass(&mut vgic, 0, &mut cpu);
+    assert_eq!(read(&mut vgic, Frame::Dist, 0x304, 4), 0b10);
+    assert_eq!(cpu.lr[0] & lr::STATE, lr::ACTIVE, "so that its end is seen");
+    assert_eq!(write(&mut vgic, Frame::Dist, 0x384, 0b10), 0b01);
+    pass(&mut vgic, 0, &mut cpu);
+    assert_eq!(cpu.lr[0] & lr::STATE, lr::PENDING, "the line is still high");
+}
+
+#[test]
 fn wakes_only_for_what_the_interface_lets_through() {
     let (mut vgic, mut cpu) = (open(1, 4), interface());
     let _ = vgic.sgi(0, 1);
