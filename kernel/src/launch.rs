@@ -73,6 +73,7 @@ impl<A: Arch> Local<A> {
                 }
             }
         }
+        self.housekeep();
     }
 
     fn build(&mut self, id: VmId) -> Result<Arc<Vm<A>>, LaunchError> {

@@ -36,7 +36,7 @@ pub struct Local<A: Arch> {
     trace: &'static Trace,
     /// The running vCPU should make room.
     yielding: bool,
-    /// The alarm rang: if the turn goes on, it has to be set again.
+    /// The alarm rang, or should ring at another time: if the turn goes on, it has to be set again.
     alarm_due: bool,
 }
 
@@ -297,6 +297,7 @@ impl<A: Arch> Local<A> {
         if let Some(busy) = self.machine.pool.enter_idle(self.id) {
             self.ask(busy);
         }
+        self.housekeep();
         let start = self.now();
         if self.shared().mailbox.is_empty() {
             self.cpu.alarm(self.queue.next_deadline().map(Ticks));
@@ -345,6 +346,11 @@ impl<A: Arch> Local<A> {
                 }
             }
         }
+        self.housekeep();
+    }
+
+    /// Shows what was logged: nobody else may have a reason to look at the console soon.
+    pub(crate) fn housekeep(&mut self) {
         if self.id == HOUSEKEEPER && self.machine.console.pending() {
             self.console_events(self.machine.console.pump());
         }
@@ -379,6 +385,8 @@ impl<A: Arch> Local<A> {
     fn made_ready(&mut self, id: VcpuId, now: u64) {
         self.trace.record(Ticks(now), Kind::Wake, id, 0, 0);
         self.yielding |= self.queue.wake(id, now) == Woken::Preempt;
+        // Whoever has the CPU for itself has no alarm set: now its slice has an end.
+        self.alarm_due = true;
     }
 
     /// Does what a turn of the console asks for.
@@ -475,6 +483,7 @@ impl<A: Arch> Local<A> {
             self.queue.park(vcpu, None, now);
         } else {
             self.yielding |= self.queue.admit(vcpu, now) == Woken::Preempt;
+            self.alarm_due = true;
         }
     }
 
