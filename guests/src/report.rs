@@ -85,7 +85,7 @@ pub fn test(name: &str, body: impl FnOnce() -> Outcome) {
 /// Prints the summary and powers off.
 pub fn finish() -> ! {
     let (passed, failed) = (PASSED.load(Relaxed), FAILED.load(Relaxed));
-    console::line(format_args!("done: {passed} ok, {failed} not ok"));
+    console::line(format_args!("done: {passed} passed, {failed} failed"));
     psci::system_off()
 }
 

@@ -36,6 +36,8 @@ pub struct Local<A: Arch> {
     trace: &'static Trace,
     /// The running vCPU should make room.
     yielding: bool,
+    /// The alarm rang: if the turn goes on, it has to be set again.
+    alarm_due: bool,
 }
 
 impl<A: Arch> Local<A> {
@@ -44,7 +46,7 @@ impl<A: Arch> Local<A> {
         let id = cpu.id();
         machine.cpus[id.0].ledger.call_once(|| fp.ledger());
         let queue = RunQueue::new(id, &machine.pool, Tuning::per_second(cpu.hz()));
-        Self { cpu, id, machine, queue, fp, trace, yielding: false }
+        Self { cpu, id, machine, queue, fp, trace, yielding: false, alarm_due: false }
     }
 
     /// Runs for ever.
@@ -126,7 +128,7 @@ impl<A: Arch> Local<A> {
 
     /// Goes in and out of the loaded guest until its turn ends.
     fn serve(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>) -> Verdict {
-        self.plan_alarm(vcpu);
+        self.alarm_due = true;
         loop {
             if vcpu.bell().take_event() | core::mem::take(&mut vcpu.news) {
                 self.refresh(vcpu, vm);
@@ -134,13 +136,16 @@ impl<A: Arch> Local<A> {
             if !self.shared().mailbox.is_empty() {
                 self.read_mail();
                 self.distribute(Occasion::Routine, self.now());
-                self.plan_alarm(vcpu);
+                self.alarm_due = true;
             }
             if vm.is_ending() {
                 return Verdict::Stop;
             }
             if self.yielding {
                 return Verdict::Yield;
+            }
+            if core::mem::take(&mut self.alarm_due) {
+                self.plan_alarm(vcpu);
             }
             self.fp.enter(self.cpu.fp());
             let exit = self.cpu.enter(&mut vcpu.guest, &vm.chips);
@@ -180,7 +185,7 @@ impl<A: Arch> Local<A> {
             Exit::Timer => {
                 let kicks = vm.chips.update_timers(&mut vcpu.guest, self.cpu.now());
                 self.ring(vm, kicks);
-                self.plan_alarm(vcpu);
+                self.alarm_due = true;
             }
             Exit::Crash(crash) => {
                 self.finish(vm, End::Crashed(crash));
@@ -356,8 +361,8 @@ impl<A: Arch> Local<A> {
         if let Some(vcpu) = current {
             let kicks = vcpu.vm.chips.update_timers(&mut vcpu.guest, Ticks(now));
             vcpu.news |= kicks != Kicks::NONE;
-            self.plan_alarm(vcpu);
         }
+        self.alarm_due = true;
     }
 
     fn wake_expired(&mut self, now: u64) {

@@ -175,9 +175,11 @@ impl Apt {
         }
         arguments.extend(["install".to_owned(), format!("{}={}", package.name, package.version)]);
         let root = Root::take()?;
-        if !process::output(Command::new("dpkg").arg("--audit"))?.trim().is_empty() {
+        // Without root it fails where there is something to report.
+        if !root.command("dpkg").arg("--audit").output()?.stdout.is_empty() {
             let step = Step::new("Finishing", "an installation that was interrupted (dpkg --configure -a)");
-            run(root.command("dpkg").args(["--configure", "-a"]), &step)?;
+            // It fails where a package has to be unpacked again; apt does that next, or says what is wrong.
+            let _ = run(root.command("dpkg").args(["--configure", "-a"]), &step);
         }
         let step = Step::new("Installing", &format!("{package} with apt"));
         run(root.command("apt-get").arg("-c").arg(&self.config).args(STATUS).args(arguments), &step)?;

@@ -59,7 +59,9 @@ fn describe(command: &Command) -> String {
 
 /// The last lines that say something, each on a line of its own and indented; of apt's, only the errors.
 fn tail(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let is_progress = |line: &str| line.starts_with("dlstatus:") || line.starts_with("pmstatus:");
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    let lines: Vec<_> = lines.into_iter().filter(|line| !line.is_empty() && !is_progress(line)).collect();
     let errors: Vec<_> = lines.iter().copied().filter(|line| line.starts_with("E: ")).collect();
     let lines = if errors.is_empty() { lines } else { errors };
     lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| format!("\n    {line}")).collect()
