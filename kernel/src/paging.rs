@@ -160,12 +160,11 @@ impl<F: Format, T: Tables> Space<F, T> {
 
     /// Maps `size` bytes at `from` to `to`, in the largest blocks that fit. On an error nothing has been mapped.
     pub fn map(&mut self, from: Gpa, to: Hpa, size: u64, rights: Rights) -> Result<(), MapError> {
-        let span = self.span(from, size)?;
-        let end = to.0.checked_add(size).ok_or(MapError::OutOfRange)?;
         if !to.0.is_multiple_of(self.page_size()) {
             return Err(MapError::Unaligned);
         }
-        if end > 1 << self.format.output_bits() {
+        let span = self.span(from, size)?;
+        if to.0.checked_add(size).is_none_or(|end| end > 1 << self.format.output_bits()) {
             return Err(MapError::OutOfRange);
         }
         if !self.is_vacant(self.root, self.top(), span) {

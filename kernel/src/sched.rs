@@ -56,7 +56,7 @@ pub struct Account {
     pub ran: u64,
     /// How many turns it had.
     pub turns: u64,
-    /// How often it came from another CPU.
+    /// How often it was sent to another CPU.
     pub moves: u64,
     /// When it came to its CPU.
     pub arrived: u64,

@@ -55,7 +55,7 @@ fn read_everything(tree: &Tree<'_>) -> usize {
 }
 
 /// Compares a node with what was written.
-fn assert_same(node: Node<'_>, model: &Model, path: &str, tree: &Tree<'_>) {
+fn assert_same(node: Node<'_>, model: &Model, path: &str) {
     assert_eq!(node.name(), model.name);
     let path = if path.is_empty() { String::new() } else { format!("{path}/{}", model.name) };
     let shown = if path.is_empty() { "/" } else { &path };
@@ -71,7 +71,7 @@ fn assert_same(node: Node<'_>, model: &Model, path: &str, tree: &Tree<'_>) {
     for (child, expected) in node.children().zip(&model.children) {
         assert_eq!(child.parent(), Some(node));
         let path = if path.is_empty() { "ROOT" } else { &path };
-        assert_same(child, expected, path, tree);
+        assert_same(child, expected, path);
     }
 }
 
@@ -79,7 +79,7 @@ fn assert_same(node: Node<'_>, model: &Model, path: &str, tree: &Tree<'_>) {
 fn assert_tree(tree: &Tree<'_>, model: &Model) {
     assert_eq!(tree.nodes().count(), model.count());
     assert_eq!(tree.root().parent(), None);
-    assert_same(tree.root(), model, "", tree);
+    assert_same(tree.root(), model, "");
 }
 
 /// Makes the names of siblings differ, as they do in any real tree.

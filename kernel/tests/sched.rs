@@ -221,7 +221,7 @@ fn a_lone_vcpu_has_no_slice_until_another_comes() {
     assert_eq!(queue.alarm(), Some(50 * MS));
     assert_eq!(queue.expired(50 * MS), Some(VcpuId(1)));
     assert_eq!(queue.wake(VcpuId(1), 50 * MS), Woken::Preempt);
-    assert_eq!(queue.alarm(), Some(52 * MS));
+    assert_eq!(queue.alarm(), Some(51 * MS));
     queue.settle(alone, Next::Ready, 50 * MS);
     assert_eq!(queue.pick(50 * MS).unwrap().id, 1);
 }
@@ -303,10 +303,10 @@ fn powered_off_waits_for_wake_only_and_the_dismissed_is_forgotten() {
     queue.find_mut(VcpuId(0)).unwrap().cost = 3;
     assert_eq!(queue.wake(VcpuId(0), 2 * MS), Woken::Preempt);
     someone = queue.pick(2 * MS).unwrap();
-    assert_eq!((someone.cost, queue.running()), (3, Some(VcpuId(0))));
+    assert_eq!((someone.cost, queue.running(5 * MS)), (3, Some((VcpuId(0), 3 * MS))));
     queue.dismiss(&mut someone, 3 * MS);
     assert_eq!((someone.ran(), someone.account().turns), (2 * MS, 2));
-    assert_eq!((queue.running(), queue.load(), queue.iter().count()), (None, 0, 0));
+    assert_eq!((queue.running(3 * MS), queue.load(), queue.iter().count()), (None, 0, 0));
 }
 
 #[test]
@@ -325,4 +325,45 @@ fn the_one_that_loses_least_moves() {
     assert_eq!((moved.id(), to), (candidate, CpuId(1)));
     assert!(queue.send_off(Occasion::Routine, &pool, 0).is_none(), "the idle CPU was claimed");
     assert_eq!(pool.enter_idle(CpuId(1)), Some(CpuId(0)));
+}
+
+#[test]
+fn who_is_alone_again_has_no_slice() {
+    let pool = Pool::new(2);
+    let mut queue = queue_of(&[256; 2]);
+    let runner = queue.pick(0).unwrap();
+    assert_eq!(queue.alarm(), Some(2 * MS));
+    pool.enter_idle(CpuId(1));
+    assert!(queue.send_off(Occasion::SliceEnd, &pool, 3 * MS).is_some());
+    assert!(!queue.slice_over(3 * MS));
+    assert_eq!(queue.alarm(), None, "an alarm in the past would ring for ever");
+    queue.settle(runner, Next::Ready, 4 * MS);
+}
+
+#[test]
+fn a_cpu_that_idles_with_a_vcpu_loaded_gets_work() {
+    let pool = Pool::new(2);
+    let mut busy = queue_of(&[256; 3]);
+    let mut dozing = RunQueue::new(CpuId(1), &pool, Tuning::default());
+    let _ = dozing.admit(Someone::new(9, 1024), 0);
+    let loaded = dozing.pick(0).unwrap();
+    assert!(dozing.send_off(Occasion::Routine, &pool, 0).is_none());
+    let runner = busy.pick(0).unwrap();
+    assert!(busy.send_off(Occasion::Routine, &pool, 0).is_none());
+    assert_eq!(pool.enter_idle(CpuId(1)), Some(CpuId(0)));
+    assert!(busy.send_off(Occasion::Asked(CpuId(1)), &pool, 0).is_some());
+    // The request is answered; what else waits here has it no better there.
+    assert!(busy.send_off(Occasion::Asked(CpuId(1)), &pool, 0).is_none());
+    busy.settle(runner, Next::Ready, 1);
+    dozing.settle(loaded, Next::Ready, 1);
+}
+
+#[test]
+fn a_pause_is_not_charged() {
+    let mut queue = queue_of(&[256; 2]);
+    let runner = queue.pick(0).unwrap();
+    queue.pause(MS, 6 * MS);
+    assert_eq!(queue.alarm(), Some(7 * MS));
+    queue.settle(runner, Next::Ready, 7 * MS);
+    assert!(times(&queue).contains(&(2 * MS)));
 }

@@ -73,12 +73,14 @@ struct Bits(u64);
 
 impl Iterator for Bits {
     type Item = u32;
+    #[inline]
     fn next(&mut self) -> Option<u32> {
+        if self.0 == 0 {
+            return None;
+        }
         let position = self.0.trailing_zeros();
-        (self.0 != 0).then(|| {
-            self.0 &= self.0 - 1;
-            position
-        })
+        self.0 &= self.0 - 1;
+        Some(position)
     }
 }
 
@@ -96,6 +98,7 @@ struct Lane {
 
 impl Lane {
     /// Replaces one row and returns what is in it now but was not.
+    #[inline]
     fn set_row(&mut self, row: usize, ready: u32) -> u32 {
         let old = core::mem::replace(&mut self.ready[row], ready);
         self.rows = self.rows & !(1 << row) | u32::from(ready != 0) << row;
@@ -167,8 +170,11 @@ impl Vgic {
         let mut kicks = Kicks::NONE;
         for vcpu in Bits(self.sgi_targets(from, sgi1r)) {
             let word = vcpu as usize;
+            let already = self.words[word].latch & bit != 0;
             self.words[word].latch |= bit;
-            kicks |= self.changed(word, bit);
+            if !already {
+                kicks |= self.changed(word, bit);
+            }
         }
         kicks
     }
@@ -243,18 +249,23 @@ impl Vgic {
 
     /// Records that the state of some interrupts of a word changed: those that want a list register now, or sit
     /// in one, concern somebody.
+    #[inline]
     fn changed(&mut self, word: usize, mask: u32) -> Kicks {
         Kicks(self.update(word, mask) | self.touch(word, mask))
     }
 
     /// Brings the candidate bitmaps up to date. Returns the vCPUs that got a new candidate.
+    #[inline]
     fn update(&mut self, word: usize, mask: u32) -> u64 {
-        let wanted = self.words[word].wanted(self.open_groups);
-        let Some(shared) = word.checked_sub(self.lanes.len()) else {
-            let lane = &mut self.lanes[word];
-            let fresh = lane.set_row(0, lane.ready[0] & !mask | wanted & mask);
-            return u64::from(fresh != 0) << word;
-        };
+        let wanted = self.words[word].wanted(self.open_groups) & mask;
+        let Some(lane) = self.lanes.get_mut(word) else { return self.update_shared(word, mask, wanted) };
+        let fresh = lane.set_row(0, lane.ready[0] & !mask | wanted);
+        u64::from(fresh != 0) << word
+    }
+
+    #[inline(never)]
+    fn update_shared(&mut self, word: usize, mask: u32, wanted: u32) -> u64 {
+        let shared = word - self.lanes.len();
         let mut kicks = 0;
         for index in Bits(mask.into()) {
             let target = self.routes[shared * 32 + index as usize].target;
@@ -268,15 +279,20 @@ impl Vgic {
     }
 
     /// Makes the vCPUs that have some of these interrupts listed compare at their next flush, and returns them.
+    #[inline]
     fn touch(&mut self, word: usize, mask: u32) -> u64 {
         let listed = self.words[word].listed & mask;
         if listed == 0 {
             return 0;
         }
-        let Some(shared) = word.checked_sub(self.lanes.len()) else {
-            self.lanes[word].recheck = true;
-            return 1 << word;
-        };
+        let Some(lane) = self.lanes.get_mut(word) else { return self.touch_shared(word, listed) };
+        lane.recheck = true;
+        1 << word
+    }
+
+    #[inline(never)]
+    fn touch_shared(&mut self, word: usize, listed: u32) -> u64 {
+        let shared = word - self.lanes.len();
         let mut kicks = 0;
         for index in Bits(listed.into()) {
             let owner = self.routes[shared * 32 + index as usize].owner;

@@ -129,6 +129,22 @@ impl Doorbell {
         }
     }
 
+    /// As [`Doorbell::ring`], if the vCPU sleeps `here`, on the calling CPU, which then makes it ready without a
+    /// message. Otherwise does nothing, and the caller rings.
+    #[inline]
+    pub fn ring_here(&self, here: CpuId) -> bool {
+        let asleep_here = Phase::Sleeping.bits() | home_bits(here);
+        let mut seen = self.0.load(Ordering::Relaxed);
+        while seen & (PHASE | HOME) == asleep_here {
+            let ready = (seen & !PHASE) | Phase::Queued.bits() | EVENT;
+            match self.0.compare_exchange_weak(seen, ready, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+        false
+    }
+
     /// Owner: whether somebody rang since the last call. One load when nobody did.
     ///
     /// What was made pending before the ring is visible afterwards; so look for it after this, not before.

@@ -70,7 +70,8 @@ impl<T: Turn> RunQueue<T> {
                 Reason::LessLoadedThere => self.disturbed = now,
                 _ => {}
             }
-            let item = self.evict(plan.vcpu, now)?;
+            let mut item = self.evict(plan.vcpu, now)?;
+            item.account_mut().moves += 1;
             pool.expect(plan.to, item.weight());
             self.publish(pool);
             return Some((item, plan.to));
@@ -81,12 +82,14 @@ impl<T: Turn> RunQueue<T> {
     /// Decides whether a vCPU should move, from what this CPU has and what others published.
     pub fn balance(&self, occasion: Occasion, pool: &Pool, now: u64) -> Option<Move> {
         if let Some(item) = self.leaving.first() {
-            let to = pool.least_loaded(self.place.allowed(&**item))?;
+            let to = pool.least_loaded(self.place.allowed(&**item), self.place.here)?;
             return Some(Move { vcpu: item.id(), to, reason: Reason::NotAllowedHere });
         }
         if let Occasion::Asked(by) = occasion {
             let ready = self.movable_to(by)?;
-            let gains = pool.load(by).saturating_add(ready.weight) < self.load();
+            // A CPU can be idle with a load: it keeps a vCPU that waits in its registers.
+            let idles = pool.idle().contains(by);
+            let gains = idles || pool.load(by).saturating_add(ready.weight) < self.load();
             return gains.then(|| Move { vcpu: ready.item.id(), to: by, reason: Reason::IdleThere });
         }
         let away = self.wanted();
@@ -132,7 +135,8 @@ impl<T: Turn> RunQueue<T> {
     /// A move of weight w from load A to load B makes the loads differ by A - B - 2w. It evens them out if A - B >
     /// w. Half a w more is asked for, so that the way back is never open at once. At A - B >= w a move only
     /// exchanges the loads of the two CPUs, but it is not pointless: with three equal vCPUs on two CPUs, two would
-    /// have half of what the third has, for ever. So one moves now and then, the one that has been here longest.
+    /// have half of what the third has, for ever. So one moves now and then, the one that has been here longest, and
+    /// not the one that came last: those who wait at the end of a slice may be the same each time.
     fn even_out(&self, pool: &Pool, now: u64) -> Option<Move> {
         let calm = now.saturating_sub(self.disturbed);
         if calm < self.tuning.calm {
@@ -141,14 +145,15 @@ impl<T: Turn> RunQueue<T> {
         let away = !CpuSet::only(self.place.here);
         let mut best = None;
         for ready in &self.ready {
-            let Some(to) = pool.least_loaded(self.place.allowed(&*ready.item) & away) else { continue };
+            let elsewhere = self.place.allowed(&*ready.item) & away;
+            let Some(to) = pool.least_loaded(elsewhere, self.place.here) else { continue };
             let excess = u64::from(self.load().saturating_sub(pool.load(to)));
             let weight = u64::from(ready.weight);
-            let stay = Reverse(now.saturating_sub(ready.item.account().arrived));
+            let stay = now.saturating_sub(ready.item.account().arrived);
             let rank = if 2 * excess >= 3 * weight {
-                (Gain::Even, ready.item.moving_cost(), stay)
-            } else if excess >= weight && calm >= self.tuning.rotate {
-                (Gain::TakeTurns, 0, stay)
+                (Gain::Even, ready.item.moving_cost(), Reverse(stay))
+            } else if excess >= weight && calm >= self.tuning.rotate && stay >= 2 * self.tuning.rotate {
+                (Gain::TakeTurns, 0, Reverse(stay))
             } else {
                 continue;
             };

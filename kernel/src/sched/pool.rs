@@ -94,8 +94,8 @@ impl Pool {
         self.idle.fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 
-    /// The least loaded CPU of a set.
-    pub(super) fn least_loaded(&self, of: CpuSet) -> Option<CpuId> {
-        of.iter().min_by_key(|&cpu| self.load(cpu))
+    /// The least loaded CPU of a set; of several, the next after `here`, so that all have their turn.
+    pub(super) fn least_loaded(&self, of: CpuSet, here: CpuId) -> Option<CpuId> {
+        of.iter().min_by_key(|&cpu| (self.load(cpu), cpu.0 <= here.0, cpu.0))
     }
 }

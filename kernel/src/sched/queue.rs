@@ -105,6 +105,9 @@ impl Running {
 pub struct RunQueue<T> {
     pub(super) place: Place,
     pub(super) tuning: Tuning,
+    /// `tuning.credit` and `tuning.granularity` in virtual time.
+    credit: u64,
+    granularity: u64,
     floor: u64,
     order: u32,
     /// In no order: there are few, and a scan is shorter than keeping one.
@@ -119,7 +122,8 @@ pub struct RunQueue<T> {
     soonest: u64,
     /// When a vCPU last came from, or left for the sake of, another CPU.
     pub(super) disturbed: u64,
-    published: (u32, CpuSet),
+    /// What others were told; nothing, if they may have changed it since.
+    published: Option<(u32, CpuSet)>,
 }
 
 impl<T: Turn> RunQueue<T> {
@@ -128,6 +132,8 @@ impl<T: Turn> RunQueue<T> {
         Self {
             place: Place { here, online: pool.online() },
             tuning,
+            credit: virtual_time(tuning.credit, DEFAULT_WEIGHT),
+            granularity: virtual_time(tuning.granularity, DEFAULT_WEIGHT),
             floor: 0,
             order: 0,
             ready: Vec::new(),
@@ -137,7 +143,7 @@ impl<T: Turn> RunQueue<T> {
             weight: 0,
             soonest: NEVER,
             disturbed: 0,
-            published: (0, CpuSet::EMPTY),
+            published: None,
         }
     }
 
@@ -148,6 +154,8 @@ impl<T: Turn> RunQueue<T> {
         account.arrived = now;
         let lag = core::mem::take(&mut account.lag);
         self.disturbed = now;
+        // Whoever sent it has added it to our load.
+        self.published = None;
         self.enter(item, |floor| floor.wrapping_add_signed(lag), now)
     }
 
@@ -212,6 +220,7 @@ impl<T: Turn> RunQueue<T> {
             let mut ready = self.ready.swap_remove(at);
             self.weight -= ready.weight;
             ready.item.account_mut().lag = ready.vtime.wrapping_sub(self.floor) as i64;
+            self.unlimit_turn();
             return Some(ready.item);
         }
         if let Some(at) = self.leaving.iter().position(|item| item.id() == id) {
@@ -280,9 +289,9 @@ impl<T: Turn> RunQueue<T> {
         self.weight
     }
 
-    /// The vCPU that has its turn.
-    pub fn running(&self) -> Option<VcpuId> {
-        self.running.as_ref().map(|running| running.id)
+    /// The vCPU that has its turn, and for how long it has had it.
+    pub fn running(&self, now: u64) -> Option<(VcpuId, u64)> {
+        self.running.as_ref().map(|running| (running.id, now.saturating_sub(running.started)))
     }
 
     /// A vCPU that lives here and is not running.
@@ -309,12 +318,14 @@ impl<T: Turn> RunQueue<T> {
             let ready = self.ready.swap_remove(at);
             self.weight -= ready.weight;
             self.enqueue(ready.item, ready.vtime);
+            self.unlimit_turn();
         } else if let Some(at) = self.leaving.iter().position(|item| item.id() == id) {
             let mut item = self.leaving.swap_remove(at);
             let lag = core::mem::take(&mut item.account_mut().lag);
             self.advance(now);
             let vtime = self.floor.wrapping_add_signed(lag);
             self.enqueue(item, vtime);
+            self.limit_turn(now);
         }
     }
 
@@ -322,8 +333,8 @@ impl<T: Turn> RunQueue<T> {
     #[inline]
     pub(super) fn publish(&mut self, pool: &Pool) {
         let state = (self.weight, self.wanted());
-        if state != self.published {
-            self.published = state;
+        if self.published != Some(state) {
+            self.published = Some(state);
             pool.publish(self.place.here, state.0, state.1);
         }
     }
@@ -342,16 +353,21 @@ impl<T: Turn> RunQueue<T> {
     /// Makes a vCPU ready at the virtual time that `vtime` computes from the floor, within bounds.
     fn enter(&mut self, item: Box<T>, vtime: impl FnOnce(u64) -> u64, now: u64) -> Woken {
         let runner = self.advance(now);
-        let credit = virtual_time(self.tuning.credit, DEFAULT_WEIGHT) as i64;
-        let debt = virtual_time(self.tuning.latency, clamp(item.weight())) as i64;
-        let lag = (vtime(self.floor).wrapping_sub(self.floor) as i64).clamp(-credit, debt);
-        let vtime = self.floor.wrapping_add_signed(lag);
+        let vtime = self.bounded(vtime(self.floor), &item);
         self.enqueue(item, vtime);
 
         let Some(runner) = runner else { return Woken::Preempt };
         self.limit_turn(now);
-        let behind = vtime.wrapping_add(virtual_time(self.tuning.granularity, DEFAULT_WEIGHT));
-        if is_before(behind, runner) { Woken::Preempt } else { Woken::Queued }
+        if is_before(vtime.wrapping_add(self.granularity), runner) { Woken::Preempt } else { Woken::Queued }
+    }
+
+    /// The virtual time at which someone who slept or came from elsewhere goes on: close to the floor.
+    fn bounded(&self, vtime: u64, item: &T) -> u64 {
+        if is_before(vtime, self.floor) {
+            return later(vtime, self.floor.wrapping_sub(self.credit));
+        }
+        let debt = virtual_time(self.tuning.latency, clamp(item.weight()));
+        self.floor.wrapping_add(vtime.wrapping_sub(self.floor).min(debt))
     }
 
     /// Raises the floor to what everybody has reached by now. Returns where the running vCPU is.
@@ -367,12 +383,21 @@ impl<T: Turn> RunQueue<T> {
         runner
     }
 
-    /// Ends the slice of a vCPU that had the CPU for itself until now.
+    /// Ends the slice of a vCPU that had the CPU for itself until now: soon, because it had its time.
     fn limit_turn(&mut self, now: u64) {
-        let Some(running) = &self.running else { return };
-        if running.slice_end == NEVER {
-            let end = now.saturating_add(self.slice(running.weight));
-            self.running.as_mut().expect("somebody runs").slice_end = end;
+        if let Some(running) = &mut self.running
+            && running.slice_end == NEVER
+        {
+            running.slice_end = now.saturating_add(self.tuning.min_slice);
+        }
+    }
+
+    /// Lets a vCPU that nobody competes with any more go on.
+    fn unlimit_turn(&mut self) {
+        if let Some(running) = &mut self.running
+            && self.ready.is_empty()
+        {
+            running.slice_end = NEVER;
         }
     }
 
@@ -452,9 +477,9 @@ fn clamp(weight: u32) -> u32 {
     weight.clamp(1, MAX_WEIGHT)
 }
 
-/// What a vCPU of this weight is charged for this time; never nothing for something.
+/// What a vCPU of this weight is charged for this time; never nothing for something, and for a turn of months not all.
 fn virtual_time(time: u64, weight: u32) -> u64 {
-    time.saturating_mul(SCALE) / u64::from(weight)
+    time.min(u64::MAX / SCALE) * SCALE / u64::from(weight)
 }
 
 /// Whether virtual time `a` comes before `b`.

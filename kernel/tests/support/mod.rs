@@ -65,9 +65,8 @@ impl Model {
     /// Changes the child of that name, or removes it.
     pub(crate) fn edit(mut self, name: &str, change: impl FnOnce(Model) -> Option<Model>) -> Self {
         let at = self.children.iter().position(|child| child.name == name).expect("there is such a child");
-        match change(self.children.remove(at)) {
-            Some(changed) => self.children.insert(at, changed),
-            None => {}
+        if let Some(changed) = change(self.children.remove(at)) {
+            self.children.insert(at, changed);
         }
         self
     }

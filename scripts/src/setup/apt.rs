@@ -337,13 +337,13 @@ mod tests {
 
     #[test]
     fn sources_come_from_the_release_files_apt_asks_for() {
-        let uris = "'http://mirror/debian/dists/bookworm/InRelease' mirror_InRelease 0 \n\
-                    'http://mirror/debian/dists/bookworm/main/binary-amd64/Packages.xz' mirror_Packages 0 \n\
+        let uris = "'http://mirror/main/dists/bookworm/InRelease' mirror_InRelease 0 \n\
+                    'http://mirror/main/dists/bookworm/main/binary-amd64/Packages.xz' mirror_Packages 0 \n\
                     'http://mirror/security/dists/bookworm-security/InRelease' x 0 \n\
                     E: not a line of the kind\n";
         assert_eq!(
             sources(uris),
-            [("http://mirror/debian", "bookworm"), ("http://mirror/security", "bookworm-security")]
+            [("http://mirror/main", "bookworm"), ("http://mirror/security", "bookworm-security")]
         );
     }
 
@@ -359,7 +359,7 @@ mod tests {
     fn a_foreign_world_knows_nothing_of_this_machine() {
         let archive = Archive {
             codename: "bookworm".into(),
-            main: "http://m/debian".into(),
+            main: "http://m/main".into(),
             security: Some("http://m/s".into()),
         };
         let foreign = World { name: "guests", suites: &["bookworm", "trixie"], host: Host::Foreign("arm64") };

@@ -120,9 +120,8 @@ impl fmt::Display for State<()> {
 /// Where everything is that was asked for.
 ///
 /// Asking for what was not a [`Need`] of the call to [`ensure`] is a bug of the caller and panics.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Tools {
-    cache: PathBuf,
     emulators: Vec<(Arch, PathBuf)>,
     debian: Vec<(Arch, Debian)>,
 }
@@ -139,15 +138,6 @@ pub(crate) struct Debian {
 }
 
 impl Tools {
-    fn new(cache: &Cache) -> Self {
-        Self { cache: cache.root().to_owned(), emulators: Vec::new(), debian: Vec::new() }
-    }
-
-    /// The folder for what is expensive to make again; other commands may keep folders of their own in it.
-    pub(crate) fn cache(&self) -> &Path {
-        &self.cache
-    }
-
     /// The emulator's program.
     pub(crate) fn emulator(&self, arch: Arch) -> &Path {
         pick(&self.emulators, arch).as_path()
@@ -193,7 +183,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<Tools> {
 /// Does the work of [`ensure`], and tells what there is.
 fn provide(needs: &[Need]) -> Result<(Tools, Vec<State<()>>)> {
     let cache = Cache::locate()?;
-    let mut tools = Tools::new(&cache);
+    let mut tools = Tools::default();
     let mut lock = None;
     let mut states = Vec::new();
     for &need in needs {
@@ -243,6 +233,6 @@ fn command(mut arguments: lexopt::Parser) -> Result<ExitCode> {
 /// Looks for everything and changes nothing.
 fn look(needs: &[Need]) -> Result<Vec<State<()>>> {
     let cache = Cache::locate()?;
-    let mut tools = Tools::new(&cache);
+    let mut tools = Tools::default();
     Ok(needs.iter().map(|&need| tools.find(&cache, need)).collect())
 }

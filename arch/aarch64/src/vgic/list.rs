@@ -99,21 +99,31 @@ impl Default for Interface {
 impl Vgic {
     /// Takes back what the guest did to the list registers. To be called after the guest stopped and before
     /// anything else of this vCPU. Kicks the vCPUs to which an interrupt moved that this one had.
+    #[inline]
     pub fn sync(&mut self, vcpu: usize, cpu: &mut Interface) -> Kicks {
         if cpu.used == 0 && cpu.hcr & hcr::EOI_COUNT == 0 {
             return Kicks::NONE;
         }
+        self.take_back(vcpu, cpu)
+    }
+
+    #[inline(never)]
+    fn take_back(&mut self, vcpu: usize, cpu: &mut Interface) -> Kicks {
         let mut kicks = 0;
         for n in Bits(cpu.used.into()) {
             let n = n as usize;
-            let Some(place) = self.listed_at(vcpu, cpu.lr[n]) else {
+            let register = cpu.lr[n];
+            let Some(place) = self.listed_at(vcpu, register) else {
                 cpu.drop_register(n);
                 continue;
             };
-            self.words[place.word].take_back(place.bit(), cpu.lr[n]);
-            if cpu.lr[n] & lr::STATE == 0 {
+            let word = &mut self.words[place.word];
+            word.take_back(place.bit(), register);
+            if register & lr::STATE == 0 {
                 cpu.drop_register(n);
-                kicks |= self.update(place.word, place.bit());
+                if word.stirs(place.bit()) {
+                    kicks |= self.update(place.word, place.bit());
+                }
             }
         }
         if cpu.hcr & hcr::EOI_COUNT != 0 {
@@ -126,6 +136,7 @@ impl Vgic {
 
     /// Fills the list registers, highest priority first. To be called last before the guest runs, after `sync`.
     /// Kicks the vCPUs to which an interrupt moved that this one had.
+    #[inline]
     pub fn flush(&mut self, vcpu: usize, cpu: &mut Interface) -> Kicks {
         let lane = &self.lanes[vcpu];
         if lane.rows == 0 && !lane.recheck && cpu.hcr & hcr::OVERFLOW == 0 {
@@ -169,10 +180,12 @@ impl Vgic {
         audible && !active && !cpu.masks(word.priority[place.index as usize])
     }
 
+    #[inline(never)]
     fn refill(&mut self, vcpu: usize, cpu: &mut Interface) -> Kicks {
         cpu.hcr &= !hcr::OVERFLOW;
         let mut kicks = 0;
-        if core::mem::take(&mut self.lanes[vcpu].recheck) {
+        if self.lanes[vcpu].recheck {
+            self.lanes[vcpu].recheck = false;
             kicks = self.recheck(vcpu, cpu);
         }
         if self.lanes[vcpu].fits(self.free(cpu)) {
@@ -187,6 +200,7 @@ impl Vgic {
     }
 
     /// Compares what is listed with the interrupts' state, which others changed.
+    #[inline(never)]
     fn recheck(&mut self, vcpu: usize, cpu: &mut Interface) -> u64 {
         let mut kicks = 0;
         for n in Bits(cpu.used.into()) {
@@ -207,18 +221,22 @@ impl Vgic {
     }
 
     /// Puts a candidate into a free list register.
+    #[inline(never)]
     fn list(&mut self, vcpu: usize, cpu: &mut Interface, place: Place) {
-        self.forget(place.word, place.bit());
-        let n = self.free(cpu).trailing_zeros() as usize;
-        let active = if self.words[place.word].active & place.bit() != 0 { lr::ACTIVE } else { 0 };
-        let register = self.compose(place, active, self.open(place));
+        let row = place.word.checked_sub(self.lanes.len()).map_or(0, |shared| shared + 1);
+        let lane = &mut self.lanes[vcpu];
+        lane.set_row(row, lane.ready[row] & !place.bit());
+        let open = self.open(place);
+        let intid = row as u32 * 32 + place.index;
+        let register = self.words[place.word].enter(place.index, intid, open);
         if register == 0 {
+            self.words[place.word].unlist(place.bit());
             return;
         }
-        self.words[place.word].listed |= place.bit();
-        if let Some(shared) = place.word.checked_sub(self.lanes.len()) {
-            self.routes[shared * 32 + place.index as usize].owner = vcpu as u8;
+        if row != 0 {
+            self.routes[intid as usize - 32].owner = vcpu as u8;
         }
+        let n = self.free(cpu).trailing_zeros() as usize;
         cpu.lr[n] = register;
         cpu.used |= 1 << n;
     }
@@ -234,6 +252,7 @@ impl Vgic {
     }
 
     /// Lists the most urgent when not all fit. What is active stays; what is only pending may have to leave.
+    #[inline(never)]
     fn squeeze(&mut self, vcpu: usize, cpu: &mut Interface) {
         let pinned = cpu.pinned();
         let waiting = u32::from(cpu.used) & !pinned;
@@ -260,6 +279,7 @@ impl Vgic {
     }
 
     /// Makes the guest come back when it could take more than it was given.
+    #[inline(never)]
     fn ask_for_more(&mut self, vcpu: usize, cpu: &mut Interface) {
         let left = |active: bool| {
             self.candidates(vcpu).any(|place| (self.words[place.word].active & place.bit() != 0) == active)
@@ -302,6 +322,7 @@ impl Vgic {
     }
 
     /// Ends the most urgent active interrupts that found no list register, for EOIs that found none of theirs.
+    #[cold]
     fn end_unlisted(&mut self, vcpu: usize, count: u64) -> u64 {
         let mut kicks = 0;
         for _ in 0..count {
@@ -330,7 +351,11 @@ impl Vgic {
     }
 
     fn first_candidate(&self, vcpu: usize) -> Option<Place> {
-        self.candidates(vcpu).next()
+        let lane = &self.lanes[vcpu];
+        let row = lane.rows.trailing_zeros() as usize;
+        let index = lane.ready.get(row)?.trailing_zeros();
+        let word = if row == 0 { vcpu } else { self.lanes.len() + row - 1 };
+        Some(Place { word, index })
     }
 
     fn free(&self, cpu: &Interface) -> u32 {
@@ -351,9 +376,8 @@ impl Vgic {
     /// The interrupt in a list register of this vCPU; none when we did not put it there.
     fn listed_at(&self, vcpu: usize, register: u64) -> Option<Place> {
         let place = self.place(vcpu, register as u32)?;
-        let shared = place.word.checked_sub(self.lanes.len());
-        let ours = shared
-            .is_none_or(|word| usize::from(self.routes[word * 32 + place.index as usize].owner) == vcpu);
+        let spi = (register as u32 as usize).checked_sub(32);
+        let ours = spi.is_none_or(|spi| usize::from(self.routes[spi].owner) == vcpu);
         (ours && self.words[place.word].listed & place.bit() != 0).then_some(place)
     }
 

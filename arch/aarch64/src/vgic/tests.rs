@@ -263,6 +263,35 @@ fn vcpu_that_leaves_loses_nothing() {
 }
 
 #[test]
+fn list_register_of_somebody_elses_interrupt_is_dropped() {
+    let (mut vgic, mut a, mut b) = (open(2, 4), interface(), interface());
+    let _ = vgic.set_line(32, Level::High);
+    pass(&mut vgic, 0, &mut a);
+    (b.lr[0], b.used) = (a.lr[0] & !lr::STATE, 1);
+    pass(&mut vgic, 1, &mut b);
+    assert_eq!((b.used, b.lr[0]), (0, 0));
+    pass(&mut vgic, 0, &mut a);
+    assert_eq!((a.used, a.lr[0] as u32), (1, 32), "its holder still has it");
+}
+
+#[test]
+fn active_state_set_from_elsewhere_reaches_the_holder() {
+    let (mut vgic, mut cpu) = (open(2, 4), interface());
+    let _ = vgic.set_line(33, Level::High);
+    pass(&mut vgic, 0, &mut cpu);
+    assert_eq!(write(&mut vgic, Frame::Dist, 0x304, 0b10), 0b01, "the holder is asked");
+    // It takes and ends the interrupt before it comes by.
+    ack(&mut cpu, 0);
+    end(&mut cpu, 0);
+    pass(&mut vgic, 0, &mut cpu);
+    assert_eq!(read(&mut vgic, Frame::Dist, 0x304, 4), 0b10);
+    assert_eq!(cpu.lr[0] & lr::STATE, lr::ACTIVE, "so that its end is seen");
+    assert_eq!(write(&mut vgic, Frame::Dist, 0x384, 0b10), 0b01);
+    pass(&mut vgic, 0, &mut cpu);
+    assert_eq!(cpu.lr[0] & lr::STATE, lr::PENDING, "the line is still high");
+}
+
+#[test]
 fn wakes_only_for_what_the_interface_lets_through() {
     let (mut vgic, mut cpu) = (open(1, 4), interface());
     let _ = vgic.sgi(0, 1);

@@ -2,8 +2,10 @@
 
 use super::list::lr;
 
-/// State of 32 interrupts with consecutive INTIDs. See the parent module for what lending means.
+/// State of 32 interrupts with consecutive INTIDs. See the parent module for what lending means. Padded so that
+/// indexing is a shift.
 #[derive(Default)]
+#[repr(align(128))]
 pub(super) struct Word {
     pub(super) enabled: u32,
     pub(super) group1: u32,
@@ -63,6 +65,12 @@ impl Word {
         !self.listed & (self.pending() & self.open(groups) | self.active)
     }
 
+    /// False when the interrupt, listed or not, cannot want a list register.
+    #[inline]
+    pub(super) fn stirs(&self, bit: u32) -> bool {
+        (self.latch | self.fired | self.line | self.active) & bit != 0
+    }
+
     /// Interrupts whose physical counterpart is active on their behalf.
     pub(super) fn in_flight(&self) -> u32 {
         self.fired | self.fired_lent | self.hw
@@ -86,15 +94,27 @@ impl Word {
     }
 
     /// Notes what a list register says after the guest ran.
+    #[inline]
     pub(super) fn take_back(&mut self, bit: u32, register: u64) {
+        if register & lr::STATE == 0 && (self.force | self.revoke) & bit == 0 {
+            // Taken and ended, as nearly always.
+            self.lent &= !bit;
+            self.fired_lent &= !bit;
+            self.active &= !bit;
+            self.hw &= !bit;
+            self.listed &= !bit;
+            return;
+        }
         if register & lr::PENDING == 0 {
             self.lent &= !bit;
             self.fired_lent &= !bit;
         }
-        let active = self.active_after(bit, register & lr::ACTIVE != 0);
-        self.active = self.active & !bit | if active { bit } else { 0 };
+        self.active &= !bit;
+        if self.active_after(bit, register & lr::ACTIVE != 0) {
+            self.active |= bit;
+        }
         if register & lr::STATE == 0 {
-            self.unlist(bit);
+            self.leave(bit);
         }
     }
 
@@ -102,6 +122,11 @@ impl Word {
     /// the physical interrupt's, which nobody could deactivate any more.
     pub(super) fn unlist(&mut self, bit: u32) {
         self.return_loan(bit);
+        self.leave(bit);
+    }
+
+    #[inline]
+    fn leave(&mut self, bit: u32) {
         self.active &= !(self.hw & bit);
         self.hw &= !bit;
         self.listed &= !bit;
@@ -116,7 +141,24 @@ impl Word {
         self.fired_lent &= !bit;
     }
 
-    /// Builds the list register for an interrupt, lending what it may, or returns 0 when it needs none.
+    /// Builds the list register of an interrupt that enters one, lending what it may, or returns 0 when it needs
+    /// none. `open` as for `compose`.
+    #[inline]
+    pub(super) fn enter(&mut self, index: u32, intid: u32, open: Open) -> u64 {
+        let bit = 1 << index;
+        self.listed |= bit;
+        let active = if self.active & bit != 0 { Active::Yes } else { Active::No };
+        // An edge or SGI, nearly always; a level that is high needs no loan either.
+        if active == Active::No && open == Open::Yes && self.fired & bit == 0 {
+            self.lent |= self.latch & bit;
+            self.latch &= !bit;
+            let pending = (self.lent | self.high()) & bit != 0;
+            return self.encode(index, intid, pending, false);
+        }
+        self.compose(index, intid, active, open)
+    }
+
+    /// Builds the list register for a listed interrupt, lending what it may, or returns 0 when it needs none.
     /// `open`: it is enabled and belongs to this vCPU, so new pending state may go in.
     pub(super) fn compose(&mut self, index: u32, intid: u32, in_register: Active, open: Open) -> u64 {
         let bit = 1 << index;
@@ -152,6 +194,7 @@ impl Word {
         self.encode(index, intid, pending, active)
     }
 
+    #[inline]
     fn encode(&self, index: u32, intid: u32, pending: bool, active: bool) -> u64 {
         let bit = 1 << index;
         if !pending && !active {

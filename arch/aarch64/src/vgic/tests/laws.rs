@@ -1,7 +1,14 @@
 //! Laws under random input.
 //!
-//! Seen to fail by hand-made changes:
-//! MUTATIONS
+//! Each of these changes, made by hand one at a time, makes a law fail (`guest_sees_a_gic` G,
+//! `late_vcpus_lose_nothing` L):
+//! giving up a list register does not return the latch (G, L); a taken interrupt stays lent (G, L); a new edge is
+//! dropped instead of merged (G, L); no LR.EOI for a high line (G, L); a listed interrupt may be listed again (G, L);
+//! the holder of an SPI is not kicked, or not told to recheck (G, L); `sync` does not kick the new target (L); a
+//! rerouted interrupt stays a candidate of the old target (L); no NPIE (G, L), or NPIE with all list registers active
+//! (G); pending-and-active is kept on overflow (G); list registers are given by INTID instead of priority (G), or
+//! without regard to group enables (G), or no maintenance interrupt on their change (G); equal priority passes VPMR
+//! (G); a raised priority is not news (G); ICPENDR leaves what was lent (G).
 
 use super::super::list::{Interface, lr};
 use super::super::{Config, Frame, Kicks, Level, Vgic};
