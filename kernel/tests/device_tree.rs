@@ -329,14 +329,15 @@ fn nodes_may_be_nested_that_deep_and_no_deeper() {
 
 #[test]
 fn a_tree_whose_properties_share_a_long_name_is_checked_in_time() {
-    // Two MiB of properties whose names all start at the first of a MiB of letters.
+    // A MiB of properties whose names all start within the first letters of a name of one MiB.
     let blob = raw(|raw| {
         raw.begin(b"");
         (0..60_000).for_each(|_| raw.property(b"", b""));
     });
     let strings = u32::from_be_bytes(blob[12..16].try_into().unwrap()) as usize;
     let mut blob = blob[..strings].to_vec();
-    blob.resize(strings + (1 << 20), b'x');
+    blob.resize(strings + (1 << 20) - 1, b'x');
+    blob.push(0);
     let sizes = (blob.len() as u32, 1 << 20);
     let blob = with_word(with_word(blob, 4, sizes.0), 32, sizes.1);
     assert!(matches!(Tree::parse(&blob), Err(TreeError::Name { .. })));

@@ -56,7 +56,7 @@ impl Format for Valid {
 }
 
 /// Four levels whose directories have no valid bit: an empty entry points to a table of empty entries, and a bit far
-/// from it says that an entry is a block, which only the second level can have.
+/// from it says that an entry is a block. Blocks are on the third level only, so that splitting one takes two levels.
 #[derive(Clone, Debug)]
 struct Directories;
 
@@ -81,7 +81,7 @@ impl Format for Directories {
         14 + 4 * level as u32
     }
     fn leaf_at(&self, level: usize) -> bool {
-        level < 2
+        level == 0 || level == 2
     }
     fn output_bits(&self) -> u32 {
         48
@@ -96,7 +96,7 @@ impl Format for Directories {
         to.0 | code(rights) << 1 | if level == 0 { Self::VALID } else { Self::HUGE }
     }
     fn classify(&self, entry: u64, level: usize) -> Entry {
-        let leaf = Entry::Leaf(Hpa(entry & !0xfff), RIGHTS[(entry >> 1 & 7).min(4) as usize]);
+        let leaf = Entry::Leaf(Hpa(entry & !0x3fff), RIGHTS[(entry >> 1 & 7).min(4) as usize]);
         match level {
             0 if entry & Self::VALID != 0 => leaf,
             0 => Entry::Empty,

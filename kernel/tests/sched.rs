@@ -219,7 +219,9 @@ fn a_lone_vcpu_has_no_slice_until_another_comes() {
     assert_eq!(queue.alarm(), None);
     queue.park(Someone::new(1, 256), Some(50 * MS), 0);
     assert_eq!(queue.alarm(), Some(50 * MS));
+    assert_eq!(queue.expired(50 * MS - 1), None);
     assert_eq!(queue.expired(50 * MS), Some(VcpuId(1)));
+    assert_eq!(queue.expired(50 * MS), None);
     assert_eq!(queue.wake(VcpuId(1), 50 * MS), Woken::Preempt);
     assert_eq!(queue.alarm(), Some(51 * MS));
     queue.settle(alone, Next::Ready, 50 * MS);
@@ -325,6 +327,21 @@ fn the_one_that_loses_least_moves() {
     assert_eq!((moved.id(), to), (candidate, CpuId(1)));
     assert!(queue.send_off(Occasion::Routine, &pool, 0).is_none(), "the idle CPU was claimed");
     assert_eq!(pool.enter_idle(CpuId(1)), Some(CpuId(0)));
+}
+
+#[test]
+fn a_deadline_that_was_forestalled_rings_once_at_most() {
+    let mut queue = queue();
+    queue.park(Someone::new(0, 256), Some(5 * MS), 0);
+    queue.park(Someone::new(1, 256), Some(9 * MS), 0);
+    let _ = queue.wake(VcpuId(0), MS);
+    let runner = queue.pick(MS).unwrap();
+    if queue.alarm() == Some(5 * MS) {
+        assert_eq!(queue.expired(5 * MS), None);
+    }
+    assert_eq!(queue.alarm(), Some(9 * MS));
+    queue.settle(runner, Next::Sleep(Some(7 * MS)), 5 * MS);
+    assert_eq!(queue.alarm(), Some(7 * MS));
 }
 
 #[test]

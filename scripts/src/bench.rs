@@ -95,8 +95,14 @@ fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
         }
     }
     let kinds = choose(&names)?;
-    let lab = Lab::open(Workspace::find(), Arch::Aarch64, Stock::Bare)?;
-    let figures = measure(&lab, &kinds, &mut Quiet)?;
+    let workspace = Workspace::find();
+    let lab = Lab::open(workspace.clone(), Arch::Aarch64, Stock::Bare)?;
+    let mut log = Log::default();
+    let figures = measure(&lab, &kinds, &mut log);
+    let path = workspace.target("bench.log");
+    std::fs::write(&path, log.0).with_context(|| path.display().to_string())?;
+    let figures =
+        figures.with_context(|| format!("the figures are not complete; see {}", workspace.shown(&path)))?;
     print!("{}", if json { figures.json(Arch::Aarch64) } else { figures.table() });
     Ok(ExitCode::SUCCESS)
 }
@@ -119,7 +125,7 @@ fn choose(names: &[String]) -> Result<Vec<&'static Kind>> {
 /// # Errors
 /// It cannot be measured, or a figure is over its limit; all that are over are named.
 pub(crate) fn check(lab: &Lab, log: &Path) -> Result<()> {
-    let mut listener = Log(String::new());
+    let mut listener = Log::default();
     let figures = measure(lab, &KINDS.iter().collect::<Vec<_>>(), &mut listener);
     let table = figures.as_ref().map_or_else(|_| String::new(), Figures::table);
     std::fs::write(log, listener.0 + &table).with_context(|| log.display().to_string())?;
@@ -313,14 +319,8 @@ impl Figures {
     }
 }
 
-/// Listens and says nothing.
-struct Quiet;
-
-impl Listener for Quiet {
-    fn line(&mut self, _: usize, _: &str, _: &str) {}
-}
-
 /// Keeps every line.
+#[derive(Debug, Default)]
 struct Log(String);
 
 impl Listener for Log {

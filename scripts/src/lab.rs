@@ -12,6 +12,7 @@ use crate::scratch::Scratch;
 use crate::setup::{self, Need, Tools};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub(crate) struct Lab {
     pub(crate) linux: Linux,
     /// Fermata's image.
     pub(crate) image: PathBuf,
+    guests: BTreeMap<String, PathBuf>,
     arch: Arch,
     tools: Tools,
 }
@@ -77,7 +79,8 @@ impl Lab {
             Stock::Debian => linux_with(&workspace, &tools, arch, Some(&workspace.fp_check(arch)?))?,
             Stock::Bare => Linux::default(),
         };
-        Ok(Self { workspace, linux, image, arch, tools })
+        let guests = workspace.guest_images(arch)?;
+        Ok(Self { workspace, linux, image, guests, arch, tools })
     }
 
     /// Returns the image of a test guest.
@@ -85,7 +88,10 @@ impl Lab {
     /// # Errors
     /// There is none of that name.
     pub(crate) fn guest(&self, name: &str) -> Result<PathBuf> {
-        self.workspace.guest_image(self.arch, name)
+        let known = || self.guests.keys().cloned().collect::<Vec<_>>().join(", ");
+        let path = self.guests.get(name);
+        path.cloned()
+            .with_context(|| format!("there is no guest `{name}` in guests/src/bin, only {}", known()))
     }
 
     /// Runs one job to its end. The listener first hears the command as a line of the console `host`.

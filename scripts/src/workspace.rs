@@ -100,27 +100,21 @@ impl Workspace {
         std::fs::read(&path).with_context(|| path.display().to_string())
     }
 
-    /// Makes the image of a test guest that was built.
+    /// Makes the images of all test guests that were built, by name.
     ///
     /// # Errors
-    /// There is no guest of that name, or what was built is no image.
-    pub(crate) fn guest_image(&self, arch: Arch, name: &str) -> Result<PathBuf> {
-        if !self.source("guests/src/bin").join(name).with_extension("rs").exists() {
-            let guests: Vec<String> = self.guests()?.into_keys().collect();
-            bail!("there is no guest `{name}` in guests/src/bin, only {}", guests.join(", "));
-        }
-        self.flatten(&self.built(arch, name))
+    /// What was built is no image.
+    pub(crate) fn guest_images(&self, arch: Arch) -> Result<BTreeMap<String, PathBuf>> {
+        let guests = self.guests()?.into_iter().filter(|name| name != LINUX_FP_CHECK);
+        guests.map(|name| Ok((name.clone(), self.flatten(&self.built(arch, &name))?))).collect()
     }
 
-    /// Lists the test guests with their sources.
-    fn guests(&self) -> Result<BTreeMap<String, PathBuf>> {
-        let mut guests = BTreeMap::new();
+    /// Lists the programs among the guests.
+    fn guests(&self) -> Result<Vec<String>> {
         let folder = self.source("guests/src/bin");
-        for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
-            let path = entry?.path();
-            guests.insert(path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), path);
-        }
-        Ok(guests)
+        let entries = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+        let name = |path: PathBuf| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        entries.map(|entry| Ok(name(entry?.path()))).collect()
     }
 
     /// Builds for the machine under test.
@@ -138,7 +132,12 @@ impl Workspace {
         let file = std::fs::read(elf).with_context(|| elf.display().to_string())?;
         let image = flat::boot_image(&file).with_context(|| format!("{} makes no image", self.shown(elf)))?;
         let path = elf.with_extension("img");
-        std::fs::write(&path, image).with_context(|| path.display().to_string())?;
+        // A QEMU may be reading it: it is left alone where nothing changed, and otherwise replaced in one step.
+        if std::fs::read(&path).ok().as_ref() != Some(&image) {
+            let fresh = elf.with_extension(format!("{}.tmp", std::process::id()));
+            std::fs::write(&fresh, image).with_context(|| fresh.display().to_string())?;
+            std::fs::rename(&fresh, &path).with_context(|| path.display().to_string())?;
+        }
         Ok(path)
     }
 }

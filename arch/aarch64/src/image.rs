@@ -48,7 +48,6 @@ pub enum Compression {
 
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("kernel: ")?;
         match self {
             Self::Short { found } => write!(f, "found {found} bytes, expected an arm64 Image"),
             Self::Compressed(Compression::Gzip) => f.write_str("found a gzip file, expected an arm64 Image"),

@@ -70,6 +70,7 @@ fn main() {
     test("prefetch-is-ignored", prefetch);
     test("cache-maintenance-is-ignored", cache_maintenance);
     without_syndrome();
+    pairs_without_syndrome();
     test("unaligned-is-the-guests-fault", unaligned);
     test("unbacked-read", || {
         unbacked(
@@ -221,11 +222,12 @@ fn either(name: &str, body: impl FnOnce() -> Result<(), guests::report::Why>) {
     });
 }
 
+fn same(name: &str, found: u64, expected: u64) -> Result<(), guests::report::Why> {
+    ensure!(found == expected, "{name} is {found:#x}, expected {expected:#x}");
+    Ok(())
+}
+
 fn without_syndrome() {
-    let same = |name: &'static str, found: u64, expected: u64| {
-        ensure!(found == expected, "{name} is {found:#x}, expected {expected:#x}");
-        Ok(())
-    };
     let base = uart(ID0);
     either("load-post-index", move || {
         let found =
@@ -245,25 +247,6 @@ fn without_syndrome() {
     either("store-post-index", move || {
         store!(spare(), 0x8060_4020_u64, "str w0, [x1], #4");
         same("the word", mmio::read32(spare()).into(), 0x8060_4020)
-    });
-    either("load-pair", move || {
-        same("the pair", load!(base, "ldp w0, w2, [x1]", "orr x0, x0, x2, lsl #32"), 0x10 << 32 | 0x11)
-    });
-    either("load-pair-signed", move || {
-        same("the first", load!(base, "ldpsw x0, x2, [x1]"), 0x11)?;
-        same("the second", load!(base, "ldpsw x2, x0, [x1]"), 0x10)
-    });
-    either("store-pair", move || {
-        // UARTIBRD and UARTFBRD (16 and 6 bits).
-        store!(uart(IBRD), 0x4321_u64, "mov w2, #0x2a", "stp w0, w2, [x1]");
-        same("the first", mmio::read32(uart(IBRD)).into(), 0x4321)?;
-        same("the second", mmio::read32(uart(IBRD) + 4).into(), 0x2a)
-    });
-    either("load-pair-64-bit", move || {
-        let affinity = machine().affinity[0];
-        mmio::write64(router(), affinity);
-        mmio::write64(router() + 8, affinity);
-        same("the second", load!(router(), "ldp x2, x0, [x1]"), affinity)
     });
     either("load-simd", move || {
         same("S0", load!(base, ".arch_extension fp", "ldr s0, [x1]", "fmov w0, s0"), 0x11)
@@ -287,6 +270,29 @@ fn without_syndrome() {
             same("the word", mmio::read32(spare()).into(), 0x40)
         });
     }
+}
+
+fn pairs_without_syndrome() {
+    let base = uart(ID0);
+    either("load-pair", move || {
+        same("the pair", load!(base, "ldp w0, w2, [x1]", "orr x0, x0, x2, lsl #32"), 0x10 << 32 | 0x11)
+    });
+    either("load-pair-signed", move || {
+        same("the first", load!(base, "ldpsw x0, x2, [x1]"), 0x11)?;
+        same("the second", load!(base, "ldpsw x2, x0, [x1]"), 0x10)
+    });
+    either("store-pair", move || {
+        // UARTIBRD and UARTFBRD (16 and 6 bits).
+        store!(uart(IBRD), 0x4321_u64, "mov w2, #0x2a", "stp w0, w2, [x1]");
+        same("the first", mmio::read32(uart(IBRD)).into(), 0x4321)?;
+        same("the second", mmio::read32(uart(IBRD) + 4).into(), 0x2a)
+    });
+    either("load-pair-64-bit", move || {
+        let affinity = machine().affinity[0];
+        mmio::write64(router(), affinity);
+        mmio::write64(router() + 8, affinity);
+        same("the second", load!(router(), "ldp x2, x0, [x1]"), affinity)
+    });
 }
 
 fn unaligned() -> Outcome {

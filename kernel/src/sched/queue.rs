@@ -18,7 +18,7 @@ use crate::addr::{CpuId, VcpuId};
 const NEVER: u64 = u64::MAX;
 
 /// One unit of time at the largest weight is one unit of virtual time.
-const SCALE: u64 = MAX_WEIGHT as u64;
+const SCALE: u32 = MAX_WEIGHT.ilog2();
 
 /// What becomes of a vCPU after its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +118,8 @@ pub struct RunQueue<T> {
     running: Option<Running>,
     /// The weights of all that are ready or running.
     pub(super) weight: u32,
-    /// The earliest `until` of all that are parked.
+    /// No `until` of any that is parked is earlier. It may be too early, when a sleeper was woken by something else:
+    /// looking then, once, costs less than looking for the right value at each wake-up.
     soonest: u64,
     /// When a vCPU last came from, or left for the sake of, another CPU.
     pub(super) disturbed: u64,
@@ -174,18 +175,17 @@ impl<T: Turn> RunQueue<T> {
         let Some(at) = self.parked.iter().position(|parked| parked.id == id) else {
             return Woken::NotAsleep;
         };
-        let parked = self.unpark(at);
+        let parked = self.parked.swap_remove(at);
         self.enter(parked.item, |_| parked.vtime, now)
     }
 
     /// Takes out the vCPU whose turn it is, and starts its turn. Ask [`RunQueue::alarm`] when to look again.
+    #[inline]
     pub fn pick(&mut self, now: u64) -> Option<Box<T>> {
         debug_assert!(self.running.is_none(), "the last turn was not settled");
         let at = self.least()?;
         let Ready { vtime, weight, item, .. } = self.ready.swap_remove(at);
-        if is_before(self.floor, vtime) {
-            self.floor = vtime;
-        }
+        self.floor = later(self.floor, vtime);
         let mut running = Running { id: item.id(), vtime, weight, started: now, slice_end: NEVER };
         if !self.ready.is_empty() {
             running.slice_end = now.saturating_add(self.slice(weight));
@@ -227,7 +227,7 @@ impl<T: Turn> RunQueue<T> {
             return Some(self.leaving.swap_remove(at));
         }
         let at = self.parked.iter().position(|parked| parked.id == id)?;
-        let mut parked = self.unpark(at);
+        let mut parked = self.parked.swap_remove(at);
         parked.item.account_mut().lag = parked.vtime.wrapping_sub(self.floor) as i64;
         Some(parked.item)
     }
@@ -246,17 +246,19 @@ impl<T: Turn> RunQueue<T> {
     /// Names a sleeper whose time has come, once. It sleeps on until [`RunQueue::wake`].
     #[inline]
     pub fn expired(&mut self, now: u64) -> Option<VcpuId> {
-        if now < self.soonest {
-            return None;
-        }
-        let sleeper = self.parked.iter_mut().find(|parked| parked.until <= now)?;
-        sleeper.until = NEVER;
-        let id = sleeper.id;
-        self.soonest = self.earliest();
-        Some(id)
+        if now < self.soonest { None } else { self.name_expired(now) }
     }
 
-    /// When the earliest sleeper wants to be woken.
+    fn name_expired(&mut self, now: u64) -> Option<VcpuId> {
+        if let Some(sleeper) = self.parked.iter_mut().find(|parked| parked.until <= now) {
+            sleeper.until = NEVER;
+            return Some(sleeper.id);
+        }
+        self.soonest = self.parked.iter().map(|parked| parked.until).min().unwrap_or(NEVER);
+        None
+    }
+
+    /// When to ask for the [`RunQueue::expired`]: not later than the earliest sleeper wants to be woken.
     #[inline]
     pub fn next_deadline(&self) -> Option<u64> {
         (self.soonest != NEVER).then_some(self.soonest)
@@ -371,14 +373,16 @@ impl<T: Turn> RunQueue<T> {
     }
 
     /// Raises the floor to what everybody has reached by now. Returns where the running vCPU is.
+    #[inline]
     fn advance(&mut self, now: u64) -> Option<u64> {
         let runner = self.running.as_ref().map(|running| running.vtime_at(now));
-        let others = self.ready.iter().map(|ready| ready.vtime);
-        let least = others.chain(runner).reduce(|a, b| if is_before(b, a) { b } else { a });
-        if let Some(least) = least
-            && is_before(self.floor, least)
-        {
-            self.floor = least;
+        let first = self.least().map(|at| self.ready[at].vtime);
+        let least = match (runner, first) {
+            (Some(runner), Some(first)) => Some(earlier(runner, first)),
+            (one, other) => one.or(other),
+        };
+        if let Some(least) = least {
+            self.floor = later(self.floor, least);
         }
         runner
     }
@@ -440,18 +444,6 @@ impl<T: Turn> RunQueue<T> {
         self.parked.push(Parked { id: item.id(), until, vtime, item });
     }
 
-    fn unpark(&mut self, at: usize) -> Parked<T> {
-        let parked = self.parked.swap_remove(at);
-        if parked.until == self.soonest {
-            self.soonest = self.earliest();
-        }
-        parked
-    }
-
-    fn earliest(&self) -> u64 {
-        self.parked.iter().map(|parked| parked.until).min().unwrap_or(NEVER)
-    }
-
     /// The place in `ready` of the one with the least virtual time.
     fn least(&self) -> Option<usize> {
         let mut least = 0;
@@ -477,14 +469,18 @@ fn clamp(weight: u32) -> u32 {
     weight.clamp(1, MAX_WEIGHT)
 }
 
-/// What a vCPU of this weight is charged for this time; never nothing for something, and for a turn of months not all.
+/// What a vCPU of this weight is charged for this time; never nothing for something, unless a turn lasts for months.
 fn virtual_time(time: u64, weight: u32) -> u64 {
-    time.min(u64::MAX / SCALE) * SCALE / u64::from(weight)
+    (time << SCALE) / u64::from(weight)
 }
 
 /// Whether virtual time `a` comes before `b`.
 fn is_before(a: u64, b: u64) -> bool {
     (a.wrapping_sub(b) as i64) < 0
+}
+
+fn earlier(a: u64, b: u64) -> u64 {
+    if is_before(b, a) { b } else { a }
 }
 
 fn later(a: u64, b: u64) -> u64 {

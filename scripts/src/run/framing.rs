@@ -77,6 +77,11 @@ impl Ports {
         }
     }
 
+    /// Tells whether it is known who was refused while the device tree was read.
+    pub(crate) const fn are_settled(&self) -> bool {
+        self.settled
+    }
+
     /// Returns the console that has a number on the line.
     pub(crate) fn console(&self, number: usize) -> usize {
         let with_number = |console: &usize| !self.refused.contains(console);

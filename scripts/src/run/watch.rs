@@ -73,6 +73,8 @@ struct Watch<'a> {
     consoles: Consoles,
     demux: Demux,
     ports: Ports,
+    /// What guests said before Fermata said who has a console, with the numbers on the line.
+    early: Vec<(usize, Vec<u8>)>,
     fates: Fates,
     /// When waiting ends once Fermata has said its last word.
     last_words: Option<Instant>,
@@ -87,8 +89,10 @@ pub(crate) fn watch(qemu: Qemu, plan: Plan, listener: &mut dyn Listener) -> Resu
     let fates = Fates::new(plan.guests.iter().map(String::as_str));
     let ports = Ports::new(&plan.guests);
     let demux = Demux::default();
-    let mut watch = Watch { qemu, plan, listener, consoles, demux, ports, fates, last_words: None };
+    let early = Vec::new();
+    let mut watch = Watch { qemu, plan, listener, consoles, demux, ports, early, fates, last_words: None };
     let ending = watch.follow()?;
+    watch.attribute_early();
     // The last bytes may hold what the script waits for.
     let _ = watch.step_script(Instant::now());
     let ending = match (&watch.plan.script, ending) {
@@ -171,10 +175,30 @@ impl Watch<'_> {
             Line::Plain => runs.push((0, bytes.to_vec())),
         }
         for (number, run) in runs {
-            let console = self.ports.console(number);
-            for line in self.consoles.feed(console, &run) {
-                self.hear(console, &line);
+            // Fermata sends what guests say before what it says itself, so who is who may come last.
+            if number == 0 || self.ports.are_settled() {
+                self.attribute(number, &run);
+            } else {
+                self.early.push((number, run));
             }
+            if self.ports.are_settled() {
+                self.attribute_early();
+            }
+        }
+    }
+
+    /// Takes in what was said early.
+    fn attribute_early(&mut self) {
+        for (number, run) in std::mem::take(&mut self.early) {
+            self.attribute(number, &run);
+        }
+    }
+
+    /// Takes in what was said under a number.
+    fn attribute(&mut self, number: usize, run: &[u8]) {
+        let console = self.ports.console(number);
+        for line in self.consoles.feed(console, run) {
+            self.hear(console, &line);
         }
     }
 
@@ -224,25 +248,27 @@ mod tests {
         watch(Qemu::start(command, Keyboard::Here).unwrap(), plan, lines).unwrap()
     }
 
+    const UP: &str = "printf 'fermata: memory before guests: 1 KiB\\n'";
     const OFF: &str =
         "printf '\\0360fermata: vm a powered off\\nfermata: vm b powered off\\nfermata: halted\\n'";
 
     #[test]
     fn a_script_types_into_the_console_that_prompts() {
         let machine = format!(
-            "printf 'fermata: up\\n\\0362boot\\r\\n\\0361~ # '; head -c 8 >/dev/null; \
+            "printf '\\0362bo'; printf '\\0360fermata: memory before guests: 1 KiB\\n\\0362ot\\r\\n\\0361~ # '; head -c 8 >/dev/null; \
              printf 'ok\\n'; {OFF}"
         );
         let mut lines = Lines::default();
         let report =
             run(&machine, Some("a expect \"~ # \"\na send \"uname\"\na expect \"ok\""), 20_000, &mut lines);
         assert_eq!(report.fates.verdict(&report.ending), Ok(()), "{:?} {}", lines.heard, report.qemu);
-        assert_eq!(lines.heard[..3], ["[fermata] fermata: up", "[b] boot", "[a] ~ # ok"]);
+        let expected = ["[fermata] fermata: memory before guests: 1 KiB", "[b] boot", "[a] ~ # ok"];
+        assert_eq!(lines.heard[..3], expected);
     }
 
     #[test]
     fn what_is_typed_is_framed() {
-        let machine = format!("printf '\\0361# '; printf '\\0361'; head -c 5 | od -An -tx1; {OFF}");
+        let machine = format!("{UP}; printf '\\0361# '; printf '\\0361'; head -c 5 | od -An -tx1; {OFF}");
         let mut lines = Lines::default();
         let report = run(&machine, Some("a expect \"# \"\nb send \"hi\""), 20_000, &mut lines);
         assert_eq!(report.fates.verdict(&report.ending), Ok(()));
@@ -269,7 +295,8 @@ mod tests {
     #[test]
     fn a_listener_can_have_enough() {
         let mut lines = Lines { enough: Some("[a] that is it"), ..Lines::default() };
-        let report = run("printf '\\0361that is it\\n'; exec sleep 50", None, 20_000, &mut lines);
+        let report =
+            run(&format!("{UP}; printf '\\0361that is it\\n'; exec sleep 50"), None, 20_000, &mut lines);
         assert_eq!(report.ending, Ending::Enough);
     }
 
