@@ -88,6 +88,8 @@ pub trait Chips<A: Arch>: Sized + Send + Sync {
     fn timer_fired(&self, guest: &mut A::Guest);
     /// Brings the lines of the timers that are emulated for `guest` up to date.
     fn update_timers(&self, guest: &mut A::Guest, now: Ticks) -> Kicks;
+    /// A vCPU, whose registers are not loaded, goes off: it handles no interrupt any more.
+    fn powered_off(&self, guest: &mut A::Guest) -> Kicks;
     /// Whether `at` is in the guest's memory.
     fn is_memory(&self, at: Gpa) -> bool;
     /// The address space is no longer used: forgets what any CPU has cached of it.

@@ -91,6 +91,10 @@ impl<A: Arch> Local<A> {
         let verdict = if vm.is_ending() { Verdict::Stop } else { self.serve(&mut vcpu, &vm) };
         self.fp.leave(self.cpu.fp());
         self.cpu.unload(&mut vcpu.guest, &vm.chips);
+        if verdict == Verdict::Off {
+            let kicks = vm.chips.powered_off(&mut vcpu.guest);
+            self.ring(&vm, kicks);
+        }
         let now = self.now();
         status.running.store(0, Ordering::Relaxed);
         bump(&status.turns);

@@ -290,6 +290,12 @@ impl Chips<Aarch64> for GuestChips {
         self.gic.lock().set_private_line(guest.index, layout::ppi::PHYSICAL, level)
     }
 
+    fn powered_off(&self, guest: &mut Guest) -> Kicks {
+        let mut gic = self.gic.lock();
+        let kicks = gic.sync(guest.index, &mut guest.gic);
+        kicks | gic.withdraw(guest.index, &mut guest.gic)
+    }
+
     fn is_memory(&self, at: Gpa) -> bool {
         self.is_ram(at)
     }
