@@ -262,10 +262,10 @@ fn sleep_does_not_save_up_and_the_lightest_wakes_fairly_after_centuries() {
     let mut queue = queue_of(&[1]);
     queue.park(Someone::new(1, 1), None, 0);
     let mut now = 0;
-    // Virtual time wraps around several times.
+    // Virtual time wraps around several times, to no round number.
     for _ in 0..40 {
         let lone = queue.pick(now).unwrap();
-        now += 1 << 52;
+        now += (1 << 52) + 12345 * SECOND;
         queue.settle(lone, Next::Ready, now);
     }
     assert_eq!(queue.wake(VcpuId(1), now), Woken::Preempt);
@@ -383,4 +383,126 @@ fn a_pause_is_not_charged() {
     assert_eq!(queue.alarm(), Some(7 * MS));
     queue.settle(runner, Next::Ready, 7 * MS);
     assert!(times(&queue).contains(&(2 * MS)));
+}
+
+#[test]
+fn long_sleep_is_not_saved_up() {
+    let mut queue = queue_of(&[256]);
+    queue.park(Someone::new(1, 256), None, 0);
+    run_hogs(&mut queue, 0, 100 * SECOND);
+    let hog = queue.pick(100 * SECOND).unwrap();
+    assert_eq!(queue.wake(VcpuId(1), 100 * SECOND), Woken::Preempt);
+    queue.settle(hog, Next::Ready, 100 * SECOND);
+    let turns = run_hogs(&mut queue, 100 * SECOND, 100 * SECOND + 20 * MS);
+    assert_eq!(turns[..4], [1, 0, 1, 0]);
+}
+
+#[test]
+fn an_old_debt_is_forgiven() {
+    let mut queue = queue_of(&[1, 256]);
+    let light = queue.pick(0).unwrap();
+    assert_eq!(light.id, 0);
+    // A thousand slices, which only a broken clock could give it.
+    queue.settle(light, Next::Sleep(None), SECOND);
+    assert_eq!(queue.wake(VcpuId(0), SECOND), Woken::Preempt);
+    let turns = run_hogs(&mut queue, SECOND, 2 * SECOND + 50 * MS);
+    assert!(turns.contains(&0));
+}
+
+#[test]
+fn who_yields_lets_go_even_of_a_claim() {
+    let mut queue = queue_of(&[256, 256]);
+    let first = queue.pick(0).unwrap();
+    let first_id = first.id;
+    queue.settle(first, Next::Ready, 3 * MS);
+    let second = queue.pick(3 * MS).unwrap();
+    queue.settle(second, Next::Yield, 3 * MS + 1000);
+    assert_eq!(queue.pick(3 * MS + 1000).unwrap().id, first_id);
+}
+
+/// A pool of three CPUs, and the queue of CPU 0 with vCPUs of weight 256 and these affinities, the first running.
+fn three_cpus(affinities: &[u64]) -> (Pool, RunQueue<Someone>, Box<Someone>) {
+    let pool = Pool::new(3);
+    let mut queue = RunQueue::new(CpuId(0), &pool, Tuning::default());
+    for (id, &affinity) in affinities.iter().enumerate() {
+        let mut someone = Someone::new(id as u32, 256);
+        someone.affinity = CpuSet::from_bits(affinity);
+        let _ = queue.admit(someone, 0);
+    }
+    let runner = queue.pick(0).unwrap();
+    (pool, queue, runner)
+}
+
+/// What CPU 0 would do at this time, in ms.
+fn plan(queue: &RunQueue<Someone>, occasion: Occasion, pool: &Pool, ms: u64) -> Option<(u32, usize)> {
+    queue.balance(occasion, pool, ms * MS).map(|plan| (plan.vcpu.0, plan.to.0))
+}
+
+#[test]
+fn a_vcpu_goes_to_an_idle_cpu_where_it_may_run() {
+    let (pool, queue, _runner) = three_cpus(&[0b111, 0b101]);
+    assert_eq!(plan(&queue, Occasion::Routine, &pool, 0), None);
+    pool.enter_idle(CpuId(1));
+    assert_eq!(plan(&queue, Occasion::Routine, &pool, 0), None);
+    pool.enter_idle(CpuId(2));
+    assert_eq!(plan(&queue, Occasion::Routine, &pool, 0), Some((1, 2)));
+    pool.leave_idle(CpuId(2));
+    assert_eq!(plan(&queue, Occasion::Routine, &pool, 0), None);
+    assert_eq!(plan(&queue, Occasion::Asked(CpuId(1)), &pool, 0), None);
+    assert_eq!(plan(&queue, Occasion::Asked(CpuId(2)), &pool, 0), Some((1, 2)));
+}
+
+#[test]
+fn of_two_that_could_go_the_cheaper_goes_to_its_own_cpu() {
+    let (pool, mut queue, _runner) = three_cpus(&[0b111, 0b101, 0b011]);
+    pool.enter_idle(CpuId(1));
+    pool.enter_idle(CpuId(2));
+    for (costly, expected) in [(2, (1, 2)), (1, (2, 1))] {
+        for id in [1, 2] {
+            queue.find_mut(VcpuId(id)).unwrap().cost = u32::from(id == costly);
+        }
+        assert_eq!(plan(&queue, Occasion::Routine, &pool, 0), Some(expected));
+    }
+}
+
+#[test]
+fn a_vcpu_goes_to_a_less_loaded_cpu_where_it_may_run_after_a_calm() {
+    let (pool, mut queue, _runner) = three_cpus(&[0b111, 0b101, 0b101]);
+    queue.find_mut(VcpuId(2)).unwrap().cost = 1;
+    assert_eq!(plan(&queue, Occasion::SliceEnd, &pool, 15), None);
+    assert_eq!(plan(&queue, Occasion::SliceEnd, &pool, 16), Some((1, 2)));
+    assert_eq!(plan(&queue, Occasion::Routine, &pool, 16), None);
+}
+
+#[test]
+fn loads_that_a_move_only_exchanges_are_exchanged_seldom_and_by_whom_was_here_longest() {
+    let (pool, mut queue, runner) = three_cpus(&[0b11]);
+    let mut other = RunQueue::new(CpuId(1), &pool, Tuning::default());
+    let _ = other.admit(Someone::new(7, 256), 0);
+    let _busy = other.pick(0).unwrap();
+    assert!(other.send_off(Occasion::Routine, &pool, 0).is_none());
+    let mut late = Someone::new(1, 256);
+    late.affinity = CpuSet::from_bits(0b11);
+    let _ = queue.admit(late, 200 * MS);
+    assert_eq!(plan(&queue, Occasion::SliceEnd, &pool, 330), None, "it came last");
+    queue.settle(runner, Next::Ready, 330 * MS);
+    let late = queue.pick(330 * MS).unwrap();
+    assert_eq!(late.id, 1);
+    assert_eq!(plan(&queue, Occasion::SliceEnd, &pool, 327), None, "127 ms after the last move");
+    assert_eq!(plan(&queue, Occasion::SliceEnd, &pool, 328), Some((0, 1)));
+}
+
+#[test]
+fn a_load_that_was_expected_is_corrected() {
+    let (pool, mut queue, _runner) = three_cpus(&[0b11, 0b11]);
+    let mut other = RunQueue::new(CpuId(1), &pool, Tuning::default());
+    assert!(other.send_off(Occasion::Routine, &pool, 0).is_none());
+    pool.enter_idle(CpuId(1));
+    let (sent, _) = queue.send_off(Occasion::Routine, &pool, 0).unwrap();
+    assert_eq!((pool.load(CpuId(0)), pool.load(CpuId(1))), (256, 256));
+    let _ = other.admit(sent, 0);
+    let mut sent = other.pick(0).unwrap();
+    other.dismiss(&mut sent, 0);
+    assert!(other.send_off(Occasion::Routine, &pool, 0).is_none());
+    assert_eq!(pool.load(CpuId(1)), 0);
 }

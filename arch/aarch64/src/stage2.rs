@@ -132,14 +132,6 @@ impl VmidBits {
     pub const fn from_id(mmfr1: u64) -> Self {
         if mmfr1 >> 4 & 0xf == 0b0010 { Self::Sixteen } else { Self::Eight }
     }
-
-    /// How many different VMIDs there are.
-    pub const fn count(self) -> u32 {
-        match self {
-            Self::Eight => 1 << 8,
-            Self::Sixteen => 1 << 16,
-        }
-    }
 }
 
 /// How many bits a physical address has, by ID_AA64MMFR0_EL1.PARange (DDI0487 D24.2.79).

@@ -57,6 +57,6 @@ fn the_walk_starts_at_level_one_with_two_tables() {
 #[test]
 fn vttbr_holds_root_and_vmid() {
     assert_eq!(vttbr(Hpa(0x4_8000_2000), 0xfffe), 0xfffe_0004_8000_2000);
-    assert_eq!(VmidBits::from_id(0x10312122).count(), 1 << 16);
-    assert_eq!(VmidBits::from_id(0x10312102).count(), 1 << 8);
+    assert_eq!(VmidBits::from_id(0x1031_2122), VmidBits::Sixteen);
+    assert_eq!(VmidBits::from_id(0x1031_2102), VmidBits::Eight);
 }
