@@ -78,6 +78,9 @@ impl<A: Arch> Local<A> {
     fn run_vcpu(&mut self, mut vcpu: Box<Vcpu<A>>, now: u64) {
         self.yielding = false;
         vcpu.bell().run_on(self.id);
+        // What was rung for until now is pending by now, and loading hands it over.
+        vcpu.bell().take_event();
+        vcpu.news = false;
         if let FpPlace::Here(key) = &vcpu.fp {
             self.fp.arrive(key);
         }
@@ -413,11 +416,14 @@ impl<A: Arch> Local<A> {
     /// Tells vCPUs of `vm` that something is pending for them.
     fn ring(&mut self, vm: &Arc<Vm<A>>, kicks: Kicks) {
         for index in kicks.vcpus().filter(|index| *index < vm.vcpus()) {
+            if vm.bell(index).ring_here(self.id) {
+                self.made_ready(vm.vcpu_id(index), self.now());
+                continue;
+            }
             match vm.bell(index).ring() {
                 Ring::Nothing => {}
                 Ring::KickCpu(cpu) if cpu == self.id => {}
                 Ring::KickCpu(cpu) => self.cpu.kick(cpu),
-                Ring::WakeOn(cpu) if cpu == self.id => self.deliver(vm, index),
                 Ring::WakeOn(cpu) => self.tell(cpu, Message::Wake(Arc::clone(vm), index)),
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use kernel::dev::pl011::Pl011;
-use kernel::dev::{Full, Level, Port};
+use kernel::dev::{Full, Level, Port, Uart};
 use proptest::prelude::*;
 
 const DR: u64 = 0x000;

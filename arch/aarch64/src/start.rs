@@ -591,9 +591,10 @@ pub(crate) extern "C" fn secondary_cpu(number: u64) -> ! {
 
 fn enter_loop(id: CpuId, mut cpu: ThisCpu, machine: &'static Machine<Aarch64>) -> Local<Aarch64> {
     let reports = REPORTS[..machine.cpus.len()].iter().filter_map(Once::get);
-    let vmids = reports.map(|report| VmidBits::from_id(report.mmfr1)).min_by_key(|bits| bits.count());
+    let wide = reports.map(|report| VmidBits::from_id(report.mmfr1)).all(|bits| bits == VmidBits::Sixteen);
+    let vmids = if wide { VmidBits::Sixteen } else { VmidBits::Eight };
     let mmfr0 = id::mmfr0();
-    if let Some(value) = vtcr(mmfr0, vmids.unwrap_or(VmidBits::Eight)) {
+    if let Some(value) = vtcr(mmfr0, vmids) {
         VTCR_EL2.set(value);
     }
     cpu.set_keys(if facts().ids.has_pauth() { Keys::Switched } else { Keys::Absent });

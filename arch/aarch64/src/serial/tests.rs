@@ -1,7 +1,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use kernel::dev::{self, Level};
+use kernel::dev::{self, Level, Uart as _};
 
 use super::*;
 
