@@ -49,6 +49,7 @@ pub struct Interface {
     /// `ICH_LR<n>_EL2`.
     pub lr: [u64; 16],
     /// List registers that may be in use (bit n: `lr[n]`); the others are zero. Only these need to be moved.
+    /// The caller must not set bits of list registers that do not exist.
     pub used: u16,
     /// `ICH_VMCR_EL2`.
     pub vmcr: u64,
@@ -256,7 +257,7 @@ impl Vgic {
     fn squeeze(&mut self, vcpu: usize, cpu: &mut Interface) {
         let pinned = cpu.pinned();
         let waiting = u32::from(cpu.used) & !pinned;
-        let mut best = Best::new(self.config.list_registers - pinned.count_ones() as usize);
+        let mut best = Best::new(self.config.list_registers.saturating_sub(pinned.count_ones() as usize));
         for n in Bits(waiting.into()) {
             if let Some(place) = self.listed_at(vcpu, cpu.lr[n as usize]) {
                 best.offer(self.rank(cpu, place));

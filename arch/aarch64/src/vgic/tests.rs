@@ -165,6 +165,27 @@ fn timer_survives_being_disabled_and_its_active_state_can_be_cleared() {
 }
 
 #[test]
+fn timer_pended_by_hand_while_it_fires_is_one_interrupt() {
+    let (mut vgic, mut cpu) = (open(1, 4), interface());
+    let pend = |vgic: &mut Vgic| write(vgic, Frame::Redist(0), 0x1_0200, 1 << 27);
+    pend(&mut vgic);
+    pass(&mut vgic, 0, &mut cpu);
+    assert_eq!(cpu.lr[0] & lr::HW, 0);
+    ack(&mut cpu, 0);
+    let _ = vgic.fire_hw(0, 27);
+    pend(&mut vgic);
+    pass(&mut vgic, 0, &mut cpu);
+    assert_eq!(cpu.lr[0] & (lr::STATE | lr::EOI), lr::ACTIVE | lr::EOI);
+    end(&mut cpu, 0);
+    pass(&mut vgic, 0, &mut cpu);
+    assert_eq!(cpu.lr[0] & (lr::STATE | lr::HW), lr::PENDING | lr::HW);
+    ack(&mut cpu, 0);
+    end(&mut cpu, 0);
+    pass(&mut vgic, 0, &mut cpu);
+    assert_eq!((cpu.used, vgic.hw_in_flight(0, 27)), (0, false));
+}
+
+#[test]
 fn rerouted_interrupt_moves_when_its_holder_comes_by() {
     let (mut vgic, mut a, mut b) = (open(2, 4), interface(), interface());
     let _ = vgic.set_line(40, Level::High);

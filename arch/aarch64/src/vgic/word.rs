@@ -177,6 +177,9 @@ impl Word {
             // Pending and active together is not for LR.HW (IHI0069 12.4.5): a new latch waits outside.
             self.fired_lent &= !bit;
             self.return_loan(bit);
+        } else if active && self.fired & bit != 0 {
+            // The physical one waits outside for a list register with LR.HW, and a latch is the same as it.
+            self.return_loan(bit);
         } else if open == Open::Yes {
             self.lent |= self.latch & bit;
             self.latch &= !bit;

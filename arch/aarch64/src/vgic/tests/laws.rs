@@ -86,7 +86,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1500) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(600) })]
 
     /// A guest whose vCPUs answer kicks at once cannot tell list registers from a GIC.
     #[test]
@@ -317,6 +317,17 @@ enum Noise {
     Registers { vcpu: usize, lr: [u64; 16], used: u16, vmcr: u64, hcr: u64 },
 }
 
+impl Noise {
+    /// The same, with no more list registers in use than exist, which hardware guarantees.
+    fn within(&self, exist: u16) -> Self {
+        let mut noise = self.clone();
+        if let Noise::Registers { used, .. } = &mut noise {
+            *used &= exist;
+        }
+        noise
+    }
+}
+
 fn noise() -> impl Strategy<Value = Noise> {
     let offset = prop_oneof![0..0x1000u32, 0x6000..0x8000u32, 0x1_0000..0x1_1000u32, any::<u32>()];
     let width = prop_oneof![8 => Just(4), 1 => Just(1), 1 => Just(8), 1 => any::<u8>()];
@@ -368,7 +379,7 @@ fn make_noise(vgic: &mut Vgic, cpus: &mut [Interface], noise: &Noise) -> Kicks {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1500) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(600) })]
 
     /// However late vCPUs come by, nothing is lost, made up, or handled by two.
     #[test]
@@ -389,13 +400,12 @@ proptest! {
         let config = Config { vcpus: 3, ..config };
         let mut vgic = Vgic::new(config);
         let mut cpus = vec![Interface::new(); 3];
+        let exist = (1u32 << config.list_registers) - 1;
         for call in &calls {
-            let kicks = make_noise(&mut vgic, &mut cpus, call);
+            let call = call.within(exist as u16);
+            let kicks = make_noise(&mut vgic, &mut cpus, &call);
             prop_assert!(kicks.vcpus().all(|vcpu| vcpu < 3));
-            let exist = (1u32 << config.list_registers) - 1;
-            if let Noise::Pass(vcpu) = call {
-                prop_assert_eq!(u32::from(cpus[*vcpu].used) & !exist, 0);
-            }
+            prop_assert!(cpus.iter().all(|cpu| u32::from(cpu.used) & !exist == 0));
         }
     }
 }
