@@ -13,6 +13,11 @@ use crate::vgic::Interface;
 
 /// Software generated interrupt that one CPU sends another.
 pub const SGI_KICK: u32 = 0;
+/// What lets a maintenance interrupt be pending: En, for ends of interrupts that asked for one, and the causes UIE to
+/// VGrp1DIE, of ICH_HCR_EL2 (IHI0069 12.4.7).
+const MAINTENANCE: u64 = 0xff;
+/// How many ends of interrupts found no list register: EOIcount of ICH_HCR_EL2.
+const EOI_COUNT: u64 = 0x1f << 27;
 /// PPI of GIC maintenance (BSA 5.4, and what the tree says on every machine known).
 pub const PPI_MAINTENANCE: u32 = 25;
 /// PPI of the EL2 physical timer.
@@ -197,6 +202,11 @@ impl CpuInterface {
         if intid >= SPECIAL {
             return None;
         }
+        if intid == PPI_MAINTENANCE {
+            // A level that stays until the list registers change, which is not before the next entry: without this
+            // it would be pending again at once, for ever. Writing the lists enables the interface anew.
+            ICH_HCR_EL2.set(ICH_HCR_EL2.get() & !MAINTENANCE);
+        }
         ICC_EOIR1_EL1.set(u64::from(intid));
         if intid == PPI_VIRTUAL_TIMER {
             self.timer_active = Some(true);
@@ -243,7 +253,9 @@ impl CpuInterface {
             interface.lr[n] = read_lr(n);
         }
         interface.vmcr = ICH_VMCR_EL2.get();
-        interface.hcr = ICH_HCR_EL2.get();
+        // Only the count of unlisted ends of interrupts is the hardware's own; the rest may have been switched off
+        // by `take`, and its causes are still to be looked into.
+        interface.hcr = (interface.hcr & !EOI_COUNT) | (ICH_HCR_EL2.get() & EOI_COUNT);
     }
 
     /// Writes the list registers that are in use or were (`before`), and the interface control.
