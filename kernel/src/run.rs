@@ -342,8 +342,11 @@ impl<A: Arch> Local<A> {
                     }
                 }
                 Interrupt::Lists => {
+                    // It stays asserted until the interface has been refreshed, so it would be taken again and
+                    // again here. What else is pending ends the next entry.
                     if let Some(vcpu) = current.as_deref_mut() {
                         vcpu.news = true;
+                        break;
                     }
                 }
                 Interrupt::Line(line) => {

@@ -22,7 +22,7 @@ use crate::idregs::IdRegs;
 use crate::image::Image;
 use crate::layout::{self, GICD, GICR, GICR_SIZE};
 use crate::ram::{GuestMemory, HeapTables, frozen};
-use crate::regs::{VTTBR_EL2, Writeable, invalidate_guest, isb};
+use crate::regs::{Readable, VTTBR_EL2, Writeable, invalidate_guest, isb};
 use crate::stage2::{Caching, Stage2, vttbr};
 use crate::sysreg::physical_timer_line;
 use crate::tree;
@@ -301,9 +301,17 @@ impl Chips<Aarch64> for GuestChips {
     }
 
     fn retire(&self, cpu: &mut ThisCpu) {
-        cpu.forget_guest();
+        // Another guest may be loaded here: its turn goes on afterwards.
+        let loaded = VTTBR_EL2.get();
         VTTBR_EL2.set(self.vttbr);
         isb();
         invalidate_guest();
+        if loaded == self.vttbr {
+            cpu.forget_guest();
+            VTTBR_EL2.set(0);
+        } else {
+            VTTBR_EL2.set(loaded);
+        }
+        isb();
     }
 }
