@@ -95,6 +95,13 @@ impl GuestChips {
         self.gic.lock().sgi(from, value)
     }
 
+    /// Whether `at` is where the interrupt controller's pending and active bits are: ISPENDR, ICPENDR, ISACTIVER
+    /// and ICACTIVER of the distributor, or of the second frame of a redistributor (IHI0069 12.8, 12.11).
+    pub fn shows_state(at: Gpa) -> bool {
+        let offset = at.0 & 0xffff;
+        (0x200..0x400).contains(&offset) && (GICD.start..layout::UART.start).contains(&at.0)
+    }
+
     /// Answers an access to the interrupt controller; none if it is somewhere else.
     pub fn access(&self, at: Gpa, width: u8, store: Option<u64>) -> Option<(u64, Kicks)> {
         let (frame, offset) = if GICD.contains(&at.0) {

@@ -243,9 +243,12 @@ impl ThisCpu {
             }
         };
         let width = half.width();
+        // Pending and active state of this vCPU is in its list registers until it is taken back.
+        let moved = if GuestChips::shows_state(at) { self.refresh(guest, chips) } else { Kicks::NONE };
         match chips.access(at, width, store) {
             None => Exit::Mmio(Access { at, va, width, store }),
             Some((value, kicks)) => {
+                let kicks = kicks | moved;
                 guest.finish_access(store.is_none().then_some(value));
                 if kicks == Kicks::NONE { Exit::Handled } else { Exit::Ring(kicks) }
             }
