@@ -182,7 +182,7 @@ struct Source {
 }
 
 fn read_tree(at: u64) -> Result<Source, Failure> {
-    let region = |size| Region::new(Hpa(at), size).filter(|_| at != 0 && at % 8 == 0);
+    let region = |size| Region::new(Hpa(at), size).filter(|_| at != 0 && at.is_multiple_of(8));
     let header = region(HEADER_SIZE as u64)
         .ok_or_else(|| alloc::format!("device tree: x0 is {at:#x}, expected its address, a multiple of 8"))?;
     let wrong = |error| alloc::format!("device tree at {at:#x}: {error}");
