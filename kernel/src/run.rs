@@ -11,19 +11,23 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use crate::addr::{CpuId, Gpa, Ticks, VcpuId};
+use crate::addr::{CpuId, Gpa, Ticks, VcpuId, VmId};
 use crate::arch::{Arch, Chips, Cpu, Fault, Guest, Interrupt, Reply};
 use crate::console::Events;
 use crate::exit::{Access, Call, Exit, Kicks, Verdict};
 use crate::fp::{FpUnit, Touch};
-use crate::machine::{CpuShared, HOUSEKEEPER, Machine, Message, Tenant};
+use crate::machine::{CpuShared, HOUSEKEEPER, Machine, Message};
 use crate::mail::{Delivery, Kick, Mail, Phase, PowerOnError, Ring};
 use crate::sched::{Next, Occasion, RunQueue, Tuning, Turn, Woken};
 use crate::trace::{Kind, Trace};
 use crate::vcpu::{FpPlace, Vcpu};
 use crate::vm::{Answer, End, Vm, bump};
+
+/// From one start of a guest that resets itself to the next, at least so many times what building it takes.
+const RELAUNCH_SPACING: u64 = 16;
 
 /// One physical CPU and everything that lives on it.
 pub struct Local<A: Arch> {
@@ -38,6 +42,8 @@ pub struct Local<A: Arch> {
     yielding: bool,
     /// The alarm rang, or should ring at another time: if the turn goes on, it has to be set again.
     alarm_due: bool,
+    /// Guests that start anew, and when.
+    relaunches: Vec<(u64, VmId)>,
 }
 
 impl<A: Arch> Local<A> {
@@ -46,7 +52,7 @@ impl<A: Arch> Local<A> {
         let id = cpu.id();
         machine.cpus[id.0].ledger.call_once(|| fp.ledger());
         let queue = RunQueue::new(id, &machine.pool, Tuning::per_second(cpu.hz()));
-        Self { cpu, id, machine, queue, fp, trace, yielding: false, alarm_due: false }
+        Self { cpu, id, machine, queue, fp, trace, yielding: false, alarm_due: false, relaunches: Vec::new() }
     }
 
     /// Runs for ever.
@@ -307,7 +313,7 @@ impl<A: Arch> Local<A> {
         self.housekeep();
         let start = self.now();
         if self.shared().mailbox.is_empty() {
-            self.cpu.alarm(self.queue.next_deadline().map(Ticks));
+            self.cpu.alarm(earliest(self.queue.next_deadline().map(Ticks), self.next_relaunch()));
             self.cpu.wait();
         }
         self.machine.pool.leave_idle(self.id);
@@ -322,7 +328,8 @@ impl<A: Arch> Local<A> {
 
     /// When this CPU must look again while `vcpu` runs.
     fn next_alarm(&self, vcpu: &Vcpu<A>) -> Option<Ticks> {
-        earliest(self.queue.alarm().map(Ticks), vcpu.guest.emulated_deadline())
+        let alarm = earliest(self.queue.alarm().map(Ticks), vcpu.guest.emulated_deadline());
+        if self.relaunches.is_empty() { alarm } else { earliest(alarm, self.next_relaunch()) }
     }
 
     fn plan_alarm(&mut self, vcpu: &Vcpu<A>) {
@@ -369,6 +376,7 @@ impl<A: Arch> Local<A> {
     fn alarm_rang(&mut self, current: Option<&mut Vcpu<A>>) {
         let now = self.now();
         self.wake_expired(now);
+        self.relaunch_due(now);
         if self.queue.slice_over(now) {
             self.distribute(Occasion::SliceEnd, now);
             // Whoever waited may have left for a CPU with less to do.
@@ -464,7 +472,7 @@ impl<A: Arch> Local<A> {
                 Mail::Item(Message::Admit(vcpu)) => self.admit(vcpu),
                 Mail::Item(Message::Wake(vm, index)) => self.deliver(&vm, index),
                 Mail::Item(Message::Start(vm, index, pc, arg)) => self.start(&vm, index, pc, arg),
-                Mail::Item(Message::Sweep) => self.sweep(),
+                Mail::Item(Message::Sweep(vm)) => self.sweep(&vm),
                 Mail::Item(Message::Bury(vm)) => self.bury(&vm),
                 Mail::Item(Message::Launch(tenant)) => self.launch(tenant),
             }
@@ -517,21 +525,19 @@ impl<A: Arch> Local<A> {
             return;
         }
         for n in 0..self.machine.cpus.len() {
-            self.tell(CpuId(n), Message::Sweep);
+            self.tell(CpuId(n), Message::Sweep(Arc::clone(vm)));
         }
     }
 
-    fn sweep(&mut self) {
-        loop {
-            let ended = self.queue.iter().find(|(vcpu, _)| vcpu.vm.is_ending()).map(|(vcpu, _)| vcpu.id());
+    fn sweep(&mut self, vm: &Vm<A>) {
+        for index in 0..vm.vcpus() {
             let now = self.now();
-            let Some(vcpu) = ended.and_then(|id| self.queue.evict(id, now)) else { break };
-            self.dismiss(vcpu);
+            if let Some(vcpu) = self.queue.evict(vm.vcpu_id(index), now) {
+                self.dismiss(vcpu);
+            }
         }
         // Registers of CPUs that a vCPU once lived on may still hold its values.
-        for vm in self.machine.tenants.iter().filter_map(Tenant::vm).filter(|vm| vm.is_ending()) {
-            self.purge(&vm);
-        }
+        self.purge(vm);
     }
 
     /// Ends a vCPU that is on this CPU and not running.
@@ -555,7 +561,6 @@ impl<A: Arch> Local<A> {
 
     /// The last vCPU of `vm` ended: its memory is free, and it starts anew or not.
     fn bury(&mut self, vm: &Arc<Vm<A>>) {
-        self.purge(vm);
         vm.chips.retire(&mut self.cpu);
         for region in &vm.identity.ram {
             if let Err(error) = self.machine.memory.lock().release(*region) {
@@ -568,10 +573,38 @@ impl<A: Arch> Local<A> {
         let tenant = &self.machine.tenants[usize::from(id.0)];
         tenant.over(end);
         match end {
-            End::Reset | End::Restarted => self.launch(id),
+            End::Reset => self.relaunch(id),
+            End::Restarted => self.launch(id),
             _ if self.machine.is_done() => self.halt(),
             _ => {}
         }
+    }
+
+    /// Starts a guest anew that asked for it: so much later that building it over and over takes a small part of
+    /// this CPU, whatever the guest does.
+    fn relaunch(&mut self, id: VmId) {
+        let now = self.now();
+        let tenant = &self.machine.tenants[usize::from(id.0)];
+        let (built, took) = tenant.built();
+        let earliest = built.saturating_add(took.saturating_mul(RELAUNCH_SPACING));
+        if now >= earliest {
+            return self.launch(id);
+        }
+        self.relaunches.push((earliest, id));
+        self.alarm_due = true;
+    }
+
+    /// Starts the guests whose time has come.
+    fn relaunch_due(&mut self, now: u64) {
+        while let Some(at) = self.relaunches.iter().position(|(when, _)| *when <= now) {
+            let (_, id) = self.relaunches.swap_remove(at);
+            self.launch(id);
+        }
+    }
+
+    /// When the next guest starts anew.
+    fn next_relaunch(&self) -> Option<Ticks> {
+        self.relaunches.iter().map(|(when, _)| Ticks(*when)).min()
     }
 
     /// Switches the machine off.

@@ -252,7 +252,7 @@ fn start(
     let machine = MACHINE.call_once(|| Machine {
         console,
         console_line: line.map(|line| line.intid),
-        cpus: (0..cpus.len()).map(|_| CpuShared::new(vcpus)).collect(),
+        cpus: (0..cpus.len()).map(|_| CpuShared::new(guests, vcpus)).collect(),
         pool: Pool::new(cpus.len()),
         tenants: domains.into(),
         memory: Mutex::new(memory),
