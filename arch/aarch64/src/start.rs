@@ -373,7 +373,11 @@ fn read_domains(source: &Source, image: Image, memory: &mut Memory, cpus: usize)
         };
         match domain.fp_policy.map_or(Ok(Policy::Hold), str::parse) {
             Ok(policy) => tenants.push(Tenant::new(domain, policy)),
-            Err(error) => log::error!("vm {} not started: fermata,fp-policy: {error}", domain.name),
+            Err(error) => log::error!(
+                "vm {} not started: fermata,fp-policy: found {:?}: {error}",
+                domain.name,
+                domain.fp_policy.unwrap_or("")
+            ),
         }
     }
     for region in
