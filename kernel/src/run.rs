@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use crate::addr::{CpuId, Gpa, Ticks, VcpuId, VmId};
-use crate::arch::{Arch, Chips, Cpu, Fault, Guest, Interrupt, Reply};
+use crate::arch::{Arch, Chips, Cpu, Fault, Guest, Interrupt, Reply, Rest};
 use crate::console::Events;
 use crate::exit::{Access, Call, Exit, Kicks, Verdict};
 use crate::fp::{FpUnit, Touch};
@@ -35,6 +35,8 @@ pub struct Local<A: Arch> {
     pub cpu: A::Cpu,
     id: CpuId,
     pub(crate) machine: &'static Machine<A>,
+    /// What the others see of this CPU.
+    shared: &'static CpuShared<A>,
     queue: RunQueue<Vcpu<A>>,
     fp: FpUnit<A::Fp>,
     trace: &'static Trace,
@@ -50,9 +52,21 @@ impl<A: Arch> Local<A> {
     /// A CPU with nothing to do. `fp` is the unit whose ledger `machine` publishes.
     pub fn new(cpu: A::Cpu, machine: &'static Machine<A>, fp: FpUnit<A::Fp>, trace: &'static Trace) -> Self {
         let id = cpu.id();
-        machine.cpus[id.0].ledger.call_once(|| fp.ledger());
+        let shared = &machine.cpus[id.0];
+        shared.ledger.call_once(|| fp.ledger());
         let queue = RunQueue::new(id, &machine.pool, Tuning::per_second(cpu.hz()));
-        Self { cpu, id, machine, queue, fp, trace, yielding: false, alarm_due: false, relaunches: Vec::new() }
+        Self {
+            cpu,
+            id,
+            machine,
+            shared,
+            queue,
+            fp,
+            trace,
+            yielding: false,
+            alarm_due: false,
+            relaunches: Vec::new(),
+        }
     }
 
     /// Runs for ever.
@@ -77,10 +91,6 @@ impl<A: Arch> Local<A> {
         self.cpu.now().0
     }
 
-    fn shared(&self) -> &'static CpuShared<A> {
-        &self.machine.cpus[self.id.0]
-    }
-
     fn run_vcpu(&mut self, mut vcpu: Box<Vcpu<A>>, now: u64) {
         self.yielding = false;
         vcpu.bell().run_on(self.id);
@@ -94,7 +104,7 @@ impl<A: Arch> Local<A> {
         let kicks = self.cpu.load(&mut vcpu.guest, &vm.chips);
         self.ring(&vm, kicks);
         self.trace.record(Ticks(now), Kind::TurnStart, vcpu.id(), 0, 0);
-        let status = &self.shared().status;
+        let status = &self.shared.status;
         status.running.store(u64::from(vcpu.id().0) + 1, Ordering::Relaxed);
         self.distribute(Occasion::Routine, now);
         let verdict = if vm.is_ending() { Verdict::Stop } else { self.serve(&mut vcpu, &vm) };
@@ -111,19 +121,14 @@ impl<A: Arch> Local<A> {
             u64::from(id.0) + 1 | u64::from(valid.bits()) << 32 | u64::from(dirty.bits()) << 40
         });
         status.resident.store(resident, Ordering::Relaxed);
-        self.settle(vcpu, verdict, now);
-        drop(vm);
+        self.settle(vcpu, &vm, verdict, now);
     }
 
     /// Decides what becomes of a vCPU whose turn ended.
-    fn settle(&mut self, mut vcpu: Box<Vcpu<A>>, verdict: Verdict, now: u64) {
-        let sleep = |vcpu: &Vcpu<A>, until: Option<Ticks>| match vcpu.bell().sleep() {
-            Ok(()) => Next::Sleep(earliest(until, vcpu.guest.deadline()).map(|t| t.0)),
-            Err(_) => Next::Ready,
-        };
+    fn settle(&mut self, mut vcpu: Box<Vcpu<A>>, vm: &Arc<Vm<A>>, verdict: Verdict, now: u64) {
         let next = match verdict {
             Verdict::Resume | Verdict::Yield => Next::Ready,
-            Verdict::Sleep(until) => sleep(&vcpu, until),
+            Verdict::Sleep(until) => self.lay_down(&mut vcpu, vm, until),
             Verdict::Off => Next::Off,
             Verdict::Stop => {
                 self.queue.dismiss(&mut vcpu, now);
@@ -139,14 +144,27 @@ impl<A: Arch> Local<A> {
         self.queue.settle(vcpu, next, now);
     }
 
+    /// Lets a vCPU that waits go to sleep, unless something is pending that it waits for.
+    fn lay_down(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>, until: Option<Ticks>) -> Next {
+        let (rest, kicks) = vm.chips.rest(&mut vcpu.guest);
+        self.ring(vm, kicks);
+        // What is made pending from here on rings.
+        match rest {
+            Rest::Sound if vcpu.bell().sleep().is_ok() => {
+                Next::Sleep(earliest(until, vcpu.guest.deadline()).map(|t| t.0))
+            }
+            _ => Next::Ready,
+        }
+    }
+
     /// Goes in and out of the loaded guest until its turn ends.
     fn serve(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>) -> Verdict {
         self.alarm_due = true;
         loop {
-            if vcpu.bell().take_event() | core::mem::take(&mut vcpu.news) {
+            if vcpu.has_news() {
                 self.refresh(vcpu, vm);
             }
-            if !self.shared().mailbox.is_empty() {
+            if !self.shared.mailbox.is_empty() {
                 self.read_mail();
                 self.distribute(Occasion::Routine, self.now());
                 self.alarm_due = true;
@@ -163,7 +181,7 @@ impl<A: Arch> Local<A> {
             self.fp.enter(self.cpu.fp());
             let exit = self.cpu.enter(&mut vcpu.guest, &vm.chips);
             vcpu.stats().count(exit.cause());
-            bump(&self.shared().status.exits);
+            bump(&self.shared.status.exits);
             match self.answer(vcpu, vm, exit) {
                 Verdict::Resume => {}
                 Verdict::Sleep(until) => match self.doze(vcpu, vm, until) {
@@ -177,6 +195,8 @@ impl<A: Arch> Local<A> {
 
     /// Hands the loaded guest what is pending for it.
     fn refresh(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>) {
+        vcpu.bell().take_event();
+        vcpu.news = false;
         let kicks = self.cpu.refresh(&mut vcpu.guest, &vm.chips);
         self.ring(vm, kicks);
     }
@@ -271,6 +291,11 @@ impl<A: Arch> Local<A> {
 
     /// Waits with the guest loaded, as long as nobody else is ready; then it has to sleep like others.
     fn doze(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>, until: Option<Ticks>) -> Verdict {
+        if self.queue.waiting() > 0 {
+            // Whether it has to wait is found out once its interrupts are out of the hardware: they have to be
+            // looked at there anyway.
+            return Verdict::Sleep(until);
+        }
         self.refresh(vcpu, vm);
         loop {
             if self.cpu.wants_interrupt(&mut vcpu.guest, &vm.chips) {
@@ -286,7 +311,7 @@ impl<A: Arch> Local<A> {
             if let Some(busy) = self.machine.pool.enter_idle(self.id) {
                 self.ask(busy);
             }
-            if self.shared().mailbox.is_empty() && !vcpu.bell().has_event() && !vm.is_ending() {
+            if self.shared.mailbox.is_empty() && !vcpu.bell().has_event() && !vm.is_ending() {
                 self.cpu.alarm(earliest(self.next_alarm(vcpu), until));
                 self.cpu.wait();
             }
@@ -299,7 +324,7 @@ impl<A: Arch> Local<A> {
             if vm.is_ending() {
                 return Verdict::Stop;
             }
-            if vcpu.bell().take_event() | core::mem::take(&mut vcpu.news) {
+            if vcpu.has_news() {
                 self.refresh(vcpu, vm);
             }
         }
@@ -312,7 +337,7 @@ impl<A: Arch> Local<A> {
         }
         self.housekeep();
         let start = self.now();
-        if self.shared().mailbox.is_empty() {
+        if self.shared.mailbox.is_empty() {
             self.cpu.alarm(earliest(self.queue.next_deadline().map(Ticks), self.next_relaunch()));
             self.cpu.wait();
         }
@@ -322,7 +347,7 @@ impl<A: Arch> Local<A> {
     }
 
     fn account_idle(&self, from: u64, to: u64) {
-        let idle = &self.shared().status.idle;
+        let idle = &self.shared.status.idle;
         idle.store(idle.load(Ordering::Relaxed) + to.saturating_sub(from), Ordering::Relaxed);
     }
 
@@ -389,7 +414,15 @@ impl<A: Arch> Local<A> {
         self.alarm_due = true;
     }
 
+    #[inline]
     fn wake_expired(&mut self, now: u64) {
+        if self.queue.may_expire(now) {
+            self.wake_sleepers(now);
+        }
+    }
+
+    #[inline(never)]
+    fn wake_sleepers(&mut self, now: u64) {
         while let Some(id) = self.queue.expired(now) {
             if let Some(vcpu) = self.queue.find_mut(id) {
                 let kicks = vcpu.vm.chips.update_timers(&mut vcpu.guest, Ticks(now));
@@ -425,7 +458,15 @@ impl<A: Arch> Local<A> {
     }
 
     /// Tells vCPUs of `vm` that something is pending for them.
+    #[inline]
     fn ring(&mut self, vm: &Arc<Vm<A>>, kicks: Kicks) {
+        if !kicks.is_empty() {
+            self.ring_each(vm, kicks);
+        }
+    }
+
+    #[inline(never)]
+    fn ring_each(&mut self, vm: &Arc<Vm<A>>, kicks: Kicks) {
         for index in kicks.vcpus().filter(|index| *index < vm.vcpus()) {
             if vm.bell(index).ring_here(self.id) {
                 self.made_ready(vm.vcpu_id(index), self.now());
@@ -465,8 +506,16 @@ impl<A: Arch> Local<A> {
         }
     }
 
+    #[inline]
     fn read_mail(&mut self) {
-        while let Some(mail) = self.shared().mailbox.take() {
+        if !self.shared.mailbox.is_empty() {
+            self.empty_mailbox();
+        }
+    }
+
+    #[inline(never)]
+    fn empty_mailbox(&mut self) {
+        while let Some(mail) = self.shared.mailbox.take() {
             match mail {
                 Mail::Ask(cpu) => self.distribute(Occasion::Asked(cpu), self.now()),
                 Mail::Item(Message::Admit(vcpu)) => self.admit(vcpu),
@@ -480,7 +529,15 @@ impl<A: Arch> Local<A> {
     }
 
     /// Sends vCPUs to other CPUs that have less to do.
+    #[inline]
     fn distribute(&mut self, occasion: Occasion, now: u64) {
+        if self.queue.offers(&self.machine.pool) {
+            self.send_off(occasion, now);
+        }
+    }
+
+    #[inline(never)]
+    fn send_off(&mut self, occasion: Occasion, now: u64) {
         while let Some((mut vcpu, to)) = self.queue.send_off(occasion, &self.machine.pool, now) {
             if let FpPlace::Here(key) = vcpu.fp.take() {
                 vcpu.fp = FpPlace::Carried(self.fp.discharge(self.cpu.fp(), key));

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use kernel::addr::{CpuId, Gpa, Hpa, Ticks};
-use kernel::arch::{Chips, Plan, Start};
+use kernel::arch::{Chips, Plan, Rest, Start};
 use kernel::dev::Level;
 use kernel::exit::Kicks;
 use kernel::mem::Region;
@@ -75,7 +75,9 @@ impl GuestChips {
     /// vCPU `index` is about to run on `cpu`; whether another one of this guest did last.
     pub fn ran_here(&self, cpu: CpuId, index: usize) -> bool {
         let Some(ran) = self.ran.get(cpu.0) else { return true };
-        let last = ran.swap(index as u8, Ordering::Relaxed);
+        // Only this CPU writes its entry.
+        let last = ran.load(Ordering::Relaxed);
+        ran.store(index as u8, Ordering::Relaxed);
         last != index as u8
     }
 
@@ -301,6 +303,13 @@ impl Chips<Aarch64> for GuestChips {
         let mut gic = self.gic.lock();
         let kicks = gic.sync(guest.index, &mut guest.gic);
         kicks | gic.withdraw(guest.index, &mut guest.gic)
+    }
+
+    fn rest(&self, guest: &mut Guest) -> (Rest, Kicks) {
+        let mut gic = self.gic.lock();
+        let kicks = gic.sync(guest.index, &mut guest.gic);
+        let woken = gic.has_deliverable(guest.index, &guest.gic);
+        (if woken { Rest::Broken } else { Rest::Sound }, kicks)
     }
 
     fn is_memory(&self, at: Gpa) -> bool {
