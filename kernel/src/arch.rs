@@ -90,10 +90,22 @@ pub trait Chips<A: Arch>: Sized + Send + Sync {
     fn update_timers(&self, guest: &mut A::Guest, now: Ticks) -> Kicks;
     /// A vCPU, whose registers are not loaded, goes off: it handles no interrupt any more.
     fn powered_off(&self, guest: &mut A::Guest) -> Kicks;
+    /// A vCPU, whose registers are not loaded, is about to sleep: whether it may, or an interrupt would wake it at
+    /// once. Other vCPUs may get something pending by it.
+    fn rest(&self, guest: &mut A::Guest) -> (Rest, Kicks);
     /// Whether `at` is in the guest's memory.
     fn is_memory(&self, at: Gpa) -> bool;
     /// The address space is no longer used: forgets what any CPU has cached of it.
     fn retire(&self, cpu: &mut A::Cpu);
+}
+
+/// Whether a vCPU can sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Nothing is pending that would wake it.
+    Sound,
+    /// An interrupt is pending that it waits for.
+    Broken,
 }
 
 /// An exception raised inside a guest.

@@ -61,7 +61,10 @@ impl<A: Arch> Local<A> {
             return;
         }
         let name = tenant.domain.name;
-        match self.build(id) {
+        let from = self.cpu.now().0;
+        let built = self.build(id);
+        tenant.note_built(from, self.cpu.now().0);
+        match built {
             Ok(vm) => {
                 log::info!("vm {name} started: {} vCPUs, {} MiB", vm.vcpus(), tenant.domain.memory >> 20)
             }

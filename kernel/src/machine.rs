@@ -29,8 +29,9 @@ pub enum Message<A: Arch> {
     Wake(Arc<Vm<A>>, usize),
     /// A vCPU that is off there starts: its guest's call succeeded already.
     Start(Arc<Vm<A>>, usize, Gpa, u64),
-    /// Some guest is ending: its vCPUs there end.
-    Sweep,
+    /// A guest is ending: its vCPUs there end, and nothing of it stays in the registers. It is sent to every CPU
+    /// before the guest can be buried, so it arrives before any vCPU of a successor.
+    Sweep(Arc<Vm<A>>),
     /// The last vCPU of a guest ended.
     Bury(Arc<Vm<A>>),
     /// The monitor wants a guest started that is not running.
@@ -50,10 +51,11 @@ pub struct CpuShared<A: Arch> {
 }
 
 impl<A: Arch> CpuShared<A> {
-    /// A CPU that has not started, on a machine with `vcpus` vCPUs.
-    pub fn new(vcpus: usize) -> Self {
+    /// A CPU that has not started, on a machine with so many guests with so many vCPUs in all. A guest has as many
+    /// messages of its own under way as a vCPU: sweep, bury, launch.
+    pub fn new(guests: usize, vcpus: usize) -> Self {
         Self {
-            mailbox: Mailbox::new(vcpus),
+            mailbox: Mailbox::new(guests + vcpus),
             ledger: Once::new(),
             trace: Trace::new(),
             status: Status::default(),
@@ -86,6 +88,8 @@ pub struct Tenant<A: Arch> {
     /// Its FP policy, kept across restarts.
     pub policy: Arc<PolicyCell>,
     state: Mutex<Tenancy<A>>,
+    /// When it was last built, and how long that took, in ticks.
+    built: Mutex<(u64, u64)>,
 }
 
 /// Whether a tenant runs.
@@ -100,7 +104,12 @@ enum Tenancy<A: Arch> {
 impl<A: Arch> Tenant<A> {
     /// A tenant that does not run yet.
     pub fn new(domain: Domain<'static>, policy: Policy) -> Self {
-        Self { domain, policy: Arc::new(PolicyCell::new(policy)), state: Mutex::new(Tenancy::Over(None)) }
+        Self {
+            domain,
+            policy: Arc::new(PolicyCell::new(policy)),
+            state: Mutex::new(Tenancy::Over(None)),
+            built: Mutex::new((0, 0)),
+        }
     }
 
     /// Its virtual machine, while there is one.
@@ -109,6 +118,16 @@ impl<A: Arch> Tenant<A> {
             Tenancy::Running(vm) => Some(Arc::clone(vm)),
             _ => None,
         }
+    }
+
+    /// When it was last built, and how long that took, in ticks.
+    pub fn built(&self) -> (u64, u64) {
+        *self.built.lock()
+    }
+
+    /// It was built between two times, in ticks.
+    pub fn note_built(&self, from: u64, to: u64) {
+        *self.built.lock() = (from, to.saturating_sub(from));
     }
 
     /// How it last ended.

@@ -11,19 +11,23 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use crate::addr::{CpuId, Gpa, Ticks, VcpuId};
-use crate::arch::{Arch, Chips, Cpu, Fault, Guest, Interrupt, Reply};
+use crate::addr::{CpuId, Gpa, Ticks, VcpuId, VmId};
+use crate::arch::{Arch, Chips, Cpu, Fault, Guest, Interrupt, Reply, Rest};
 use crate::console::Events;
 use crate::exit::{Access, Call, Exit, Kicks, Verdict};
 use crate::fp::{FpUnit, Touch};
-use crate::machine::{CpuShared, HOUSEKEEPER, Machine, Message, Tenant};
+use crate::machine::{CpuShared, HOUSEKEEPER, Machine, Message};
 use crate::mail::{Delivery, Kick, Mail, Phase, PowerOnError, Ring};
 use crate::sched::{Next, Occasion, RunQueue, Tuning, Turn, Woken};
 use crate::trace::{Kind, Trace};
 use crate::vcpu::{FpPlace, Vcpu};
 use crate::vm::{Answer, End, Vm, bump};
+
+/// From one start of a guest that resets itself to the next, at least so many times what building it takes.
+const RELAUNCH_SPACING: u64 = 16;
 
 /// One physical CPU and everything that lives on it.
 pub struct Local<A: Arch> {
@@ -31,6 +35,8 @@ pub struct Local<A: Arch> {
     pub cpu: A::Cpu,
     id: CpuId,
     pub(crate) machine: &'static Machine<A>,
+    /// What the others see of this CPU.
+    shared: &'static CpuShared<A>,
     queue: RunQueue<Vcpu<A>>,
     fp: FpUnit<A::Fp>,
     trace: &'static Trace,
@@ -38,15 +44,29 @@ pub struct Local<A: Arch> {
     yielding: bool,
     /// The alarm rang, or should ring at another time: if the turn goes on, it has to be set again.
     alarm_due: bool,
+    /// Guests that start anew, and when.
+    relaunches: Vec<(u64, VmId)>,
 }
 
 impl<A: Arch> Local<A> {
     /// A CPU with nothing to do. `fp` is the unit whose ledger `machine` publishes.
     pub fn new(cpu: A::Cpu, machine: &'static Machine<A>, fp: FpUnit<A::Fp>, trace: &'static Trace) -> Self {
         let id = cpu.id();
-        machine.cpus[id.0].ledger.call_once(|| fp.ledger());
+        let shared = &machine.cpus[id.0];
+        shared.ledger.call_once(|| fp.ledger());
         let queue = RunQueue::new(id, &machine.pool, Tuning::per_second(cpu.hz()));
-        Self { cpu, id, machine, queue, fp, trace, yielding: false, alarm_due: false }
+        Self {
+            cpu,
+            id,
+            machine,
+            shared,
+            queue,
+            fp,
+            trace,
+            yielding: false,
+            alarm_due: false,
+            relaunches: Vec::new(),
+        }
     }
 
     /// Runs for ever.
@@ -71,10 +91,6 @@ impl<A: Arch> Local<A> {
         self.cpu.now().0
     }
 
-    fn shared(&self) -> &'static CpuShared<A> {
-        &self.machine.cpus[self.id.0]
-    }
-
     fn run_vcpu(&mut self, mut vcpu: Box<Vcpu<A>>, now: u64) {
         self.yielding = false;
         vcpu.bell().run_on(self.id);
@@ -88,7 +104,7 @@ impl<A: Arch> Local<A> {
         let kicks = self.cpu.load(&mut vcpu.guest, &vm.chips);
         self.ring(&vm, kicks);
         self.trace.record(Ticks(now), Kind::TurnStart, vcpu.id(), 0, 0);
-        let status = &self.shared().status;
+        let status = &self.shared.status;
         status.running.store(u64::from(vcpu.id().0) + 1, Ordering::Relaxed);
         self.distribute(Occasion::Routine, now);
         let verdict = if vm.is_ending() { Verdict::Stop } else { self.serve(&mut vcpu, &vm) };
@@ -105,19 +121,14 @@ impl<A: Arch> Local<A> {
             u64::from(id.0) + 1 | u64::from(valid.bits()) << 32 | u64::from(dirty.bits()) << 40
         });
         status.resident.store(resident, Ordering::Relaxed);
-        self.settle(vcpu, verdict, now);
-        drop(vm);
+        self.settle(vcpu, &vm, verdict, now);
     }
 
     /// Decides what becomes of a vCPU whose turn ended.
-    fn settle(&mut self, mut vcpu: Box<Vcpu<A>>, verdict: Verdict, now: u64) {
-        let sleep = |vcpu: &Vcpu<A>, until: Option<Ticks>| match vcpu.bell().sleep() {
-            Ok(()) => Next::Sleep(earliest(until, vcpu.guest.deadline()).map(|t| t.0)),
-            Err(_) => Next::Ready,
-        };
+    fn settle(&mut self, mut vcpu: Box<Vcpu<A>>, vm: &Arc<Vm<A>>, verdict: Verdict, now: u64) {
         let next = match verdict {
             Verdict::Resume | Verdict::Yield => Next::Ready,
-            Verdict::Sleep(until) => sleep(&vcpu, until),
+            Verdict::Sleep(until) => self.lay_down(&mut vcpu, vm, until),
             Verdict::Off => Next::Off,
             Verdict::Stop => {
                 self.queue.dismiss(&mut vcpu, now);
@@ -133,14 +144,27 @@ impl<A: Arch> Local<A> {
         self.queue.settle(vcpu, next, now);
     }
 
+    /// Lets a vCPU that waits go to sleep, unless something is pending that it waits for.
+    fn lay_down(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>, until: Option<Ticks>) -> Next {
+        let (rest, kicks) = vm.chips.rest(&mut vcpu.guest);
+        self.ring(vm, kicks);
+        // What is made pending from here on rings.
+        match rest {
+            Rest::Sound if vcpu.bell().sleep().is_ok() => {
+                Next::Sleep(earliest(until, vcpu.guest.deadline()).map(|t| t.0))
+            }
+            _ => Next::Ready,
+        }
+    }
+
     /// Goes in and out of the loaded guest until its turn ends.
     fn serve(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>) -> Verdict {
         self.alarm_due = true;
         loop {
-            if vcpu.bell().take_event() | core::mem::take(&mut vcpu.news) {
+            if vcpu.has_news() {
                 self.refresh(vcpu, vm);
             }
-            if !self.shared().mailbox.is_empty() {
+            if !self.shared.mailbox.is_empty() {
                 self.read_mail();
                 self.distribute(Occasion::Routine, self.now());
                 self.alarm_due = true;
@@ -157,7 +181,7 @@ impl<A: Arch> Local<A> {
             self.fp.enter(self.cpu.fp());
             let exit = self.cpu.enter(&mut vcpu.guest, &vm.chips);
             vcpu.stats().count(exit.cause());
-            bump(&self.shared().status.exits);
+            bump(&self.shared.status.exits);
             match self.answer(vcpu, vm, exit) {
                 Verdict::Resume => {}
                 Verdict::Sleep(until) => match self.doze(vcpu, vm, until) {
@@ -171,6 +195,8 @@ impl<A: Arch> Local<A> {
 
     /// Hands the loaded guest what is pending for it.
     fn refresh(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>) {
+        vcpu.bell().take_event();
+        vcpu.news = false;
         let kicks = self.cpu.refresh(&mut vcpu.guest, &vm.chips);
         self.ring(vm, kicks);
     }
@@ -265,6 +291,11 @@ impl<A: Arch> Local<A> {
 
     /// Waits with the guest loaded, as long as nobody else is ready; then it has to sleep like others.
     fn doze(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>, until: Option<Ticks>) -> Verdict {
+        if self.queue.waiting() > 0 {
+            // Whether it has to wait is found out once its interrupts are out of the hardware: they have to be
+            // looked at there anyway.
+            return Verdict::Sleep(until);
+        }
         self.refresh(vcpu, vm);
         loop {
             if self.cpu.wants_interrupt(&mut vcpu.guest, &vm.chips) {
@@ -280,7 +311,7 @@ impl<A: Arch> Local<A> {
             if let Some(busy) = self.machine.pool.enter_idle(self.id) {
                 self.ask(busy);
             }
-            if self.shared().mailbox.is_empty() && !vcpu.bell().has_event() && !vm.is_ending() {
+            if self.shared.mailbox.is_empty() && !vcpu.bell().has_event() && !vm.is_ending() {
                 self.cpu.alarm(earliest(self.next_alarm(vcpu), until));
                 self.cpu.wait();
             }
@@ -293,7 +324,7 @@ impl<A: Arch> Local<A> {
             if vm.is_ending() {
                 return Verdict::Stop;
             }
-            if vcpu.bell().take_event() | core::mem::take(&mut vcpu.news) {
+            if vcpu.has_news() {
                 self.refresh(vcpu, vm);
             }
         }
@@ -306,8 +337,8 @@ impl<A: Arch> Local<A> {
         }
         self.housekeep();
         let start = self.now();
-        if self.shared().mailbox.is_empty() {
-            self.cpu.alarm(self.queue.next_deadline().map(Ticks));
+        if self.shared.mailbox.is_empty() {
+            self.cpu.alarm(earliest(self.queue.next_deadline().map(Ticks), self.next_relaunch()));
             self.cpu.wait();
         }
         self.machine.pool.leave_idle(self.id);
@@ -316,13 +347,14 @@ impl<A: Arch> Local<A> {
     }
 
     fn account_idle(&self, from: u64, to: u64) {
-        let idle = &self.shared().status.idle;
+        let idle = &self.shared.status.idle;
         idle.store(idle.load(Ordering::Relaxed) + to.saturating_sub(from), Ordering::Relaxed);
     }
 
     /// When this CPU must look again while `vcpu` runs.
     fn next_alarm(&self, vcpu: &Vcpu<A>) -> Option<Ticks> {
-        earliest(self.queue.alarm().map(Ticks), vcpu.guest.emulated_deadline())
+        let alarm = earliest(self.queue.alarm().map(Ticks), vcpu.guest.emulated_deadline());
+        if self.relaunches.is_empty() { alarm } else { earliest(alarm, self.next_relaunch()) }
     }
 
     fn plan_alarm(&mut self, vcpu: &Vcpu<A>) {
@@ -342,8 +374,11 @@ impl<A: Arch> Local<A> {
                     }
                 }
                 Interrupt::Lists => {
+                    // It stays asserted until the interface has been refreshed, so it would be taken again and
+                    // again here. What else is pending ends the next entry.
                     if let Some(vcpu) = current.as_deref_mut() {
                         vcpu.news = true;
+                        break;
                     }
                 }
                 Interrupt::Line(line) => {
@@ -366,6 +401,7 @@ impl<A: Arch> Local<A> {
     fn alarm_rang(&mut self, current: Option<&mut Vcpu<A>>) {
         let now = self.now();
         self.wake_expired(now);
+        self.relaunch_due(now);
         if self.queue.slice_over(now) {
             self.distribute(Occasion::SliceEnd, now);
             // Whoever waited may have left for a CPU with less to do.
@@ -378,7 +414,15 @@ impl<A: Arch> Local<A> {
         self.alarm_due = true;
     }
 
+    #[inline]
     fn wake_expired(&mut self, now: u64) {
+        if self.queue.may_expire(now) {
+            self.wake_sleepers(now);
+        }
+    }
+
+    #[inline(never)]
+    fn wake_sleepers(&mut self, now: u64) {
         while let Some(id) = self.queue.expired(now) {
             if let Some(vcpu) = self.queue.find_mut(id) {
                 let kicks = vcpu.vm.chips.update_timers(&mut vcpu.guest, Ticks(now));
@@ -414,7 +458,15 @@ impl<A: Arch> Local<A> {
     }
 
     /// Tells vCPUs of `vm` that something is pending for them.
+    #[inline]
     fn ring(&mut self, vm: &Arc<Vm<A>>, kicks: Kicks) {
+        if !kicks.is_empty() {
+            self.ring_each(vm, kicks);
+        }
+    }
+
+    #[inline(never)]
+    fn ring_each(&mut self, vm: &Arc<Vm<A>>, kicks: Kicks) {
         for index in kicks.vcpus().filter(|index| *index < vm.vcpus()) {
             if vm.bell(index).ring_here(self.id) {
                 self.made_ready(vm.vcpu_id(index), self.now());
@@ -454,14 +506,22 @@ impl<A: Arch> Local<A> {
         }
     }
 
+    #[inline]
     fn read_mail(&mut self) {
-        while let Some(mail) = self.shared().mailbox.take() {
+        if !self.shared.mailbox.is_empty() {
+            self.empty_mailbox();
+        }
+    }
+
+    #[inline(never)]
+    fn empty_mailbox(&mut self) {
+        while let Some(mail) = self.shared.mailbox.take() {
             match mail {
                 Mail::Ask(cpu) => self.distribute(Occasion::Asked(cpu), self.now()),
                 Mail::Item(Message::Admit(vcpu)) => self.admit(vcpu),
                 Mail::Item(Message::Wake(vm, index)) => self.deliver(&vm, index),
                 Mail::Item(Message::Start(vm, index, pc, arg)) => self.start(&vm, index, pc, arg),
-                Mail::Item(Message::Sweep) => self.sweep(),
+                Mail::Item(Message::Sweep(vm)) => self.sweep(&vm),
                 Mail::Item(Message::Bury(vm)) => self.bury(&vm),
                 Mail::Item(Message::Launch(tenant)) => self.launch(tenant),
             }
@@ -469,7 +529,15 @@ impl<A: Arch> Local<A> {
     }
 
     /// Sends vCPUs to other CPUs that have less to do.
+    #[inline]
     fn distribute(&mut self, occasion: Occasion, now: u64) {
+        if self.queue.offers(&self.machine.pool) {
+            self.send_off(occasion, now);
+        }
+    }
+
+    #[inline(never)]
+    fn send_off(&mut self, occasion: Occasion, now: u64) {
         while let Some((mut vcpu, to)) = self.queue.send_off(occasion, &self.machine.pool, now) {
             if let FpPlace::Here(key) = vcpu.fp.take() {
                 vcpu.fp = FpPlace::Carried(self.fp.discharge(self.cpu.fp(), key));
@@ -514,21 +582,19 @@ impl<A: Arch> Local<A> {
             return;
         }
         for n in 0..self.machine.cpus.len() {
-            self.tell(CpuId(n), Message::Sweep);
+            self.tell(CpuId(n), Message::Sweep(Arc::clone(vm)));
         }
     }
 
-    fn sweep(&mut self) {
-        loop {
-            let ended = self.queue.iter().find(|(vcpu, _)| vcpu.vm.is_ending()).map(|(vcpu, _)| vcpu.id());
+    fn sweep(&mut self, vm: &Vm<A>) {
+        for index in 0..vm.vcpus() {
             let now = self.now();
-            let Some(vcpu) = ended.and_then(|id| self.queue.evict(id, now)) else { break };
-            self.dismiss(vcpu);
+            if let Some(vcpu) = self.queue.evict(vm.vcpu_id(index), now) {
+                self.dismiss(vcpu);
+            }
         }
         // Registers of CPUs that a vCPU once lived on may still hold its values.
-        for vm in self.machine.tenants.iter().filter_map(Tenant::vm).filter(|vm| vm.is_ending()) {
-            self.purge(&vm);
-        }
+        self.purge(vm);
     }
 
     /// Ends a vCPU that is on this CPU and not running.
@@ -552,7 +618,6 @@ impl<A: Arch> Local<A> {
 
     /// The last vCPU of `vm` ended: its memory is free, and it starts anew or not.
     fn bury(&mut self, vm: &Arc<Vm<A>>) {
-        self.purge(vm);
         vm.chips.retire(&mut self.cpu);
         for region in &vm.identity.ram {
             if let Err(error) = self.machine.memory.lock().release(*region) {
@@ -565,10 +630,38 @@ impl<A: Arch> Local<A> {
         let tenant = &self.machine.tenants[usize::from(id.0)];
         tenant.over(end);
         match end {
-            End::Reset | End::Restarted => self.launch(id),
+            End::Reset => self.relaunch(id),
+            End::Restarted => self.launch(id),
             _ if self.machine.is_done() => self.halt(),
             _ => {}
         }
+    }
+
+    /// Starts a guest anew that asked for it: so much later that building it over and over takes a small part of
+    /// this CPU, whatever the guest does.
+    fn relaunch(&mut self, id: VmId) {
+        let now = self.now();
+        let tenant = &self.machine.tenants[usize::from(id.0)];
+        let (built, took) = tenant.built();
+        let earliest = built.saturating_add(took.saturating_mul(RELAUNCH_SPACING));
+        if now >= earliest {
+            return self.launch(id);
+        }
+        self.relaunches.push((earliest, id));
+        self.alarm_due = true;
+    }
+
+    /// Starts the guests whose time has come.
+    fn relaunch_due(&mut self, now: u64) {
+        while let Some(at) = self.relaunches.iter().position(|(when, _)| *when <= now) {
+            let (_, id) = self.relaunches.swap_remove(at);
+            self.launch(id);
+        }
+    }
+
+    /// When the next guest starts anew.
+    fn next_relaunch(&self) -> Option<Ticks> {
+        self.relaunches.iter().map(|(when, _)| Ticks(*when)).min()
     }
 
     /// Switches the machine off.

@@ -60,6 +60,12 @@ impl<A: Arch> Vcpu<A> {
         self.vm.bell(self.index)
     }
 
+    /// Whether it may have something pending that it was not handed yet.
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        self.bell().has_event() | self.news
+    }
+
     /// Its counters.
     #[inline]
     pub fn stats(&self) -> &VcpuStats {

@@ -82,30 +82,30 @@ fn memory_is_rounded_up_to_whole_blocks() {
 #[test]
 fn each_wrong_number_is_named() {
     let memory = |cells: &'static [u32]| refused(move |guest| guest.cells("memory", cells));
-    assert_eq!(memory(&[0, 0]), "/chosen/linux0: memory: found 0x0, expected at least 2048 KiB");
-    assert_eq!(memory(&[0, 0x7ff]), "/chosen/linux0: memory: found 0x7ff, expected at least 2048 KiB");
+    assert_eq!(memory(&[0, 0]), "/chosen/linux0: memory: found 0, expected at least 2048 KiB");
+    assert_eq!(memory(&[0, 0x7ff]), "/chosen/linux0: memory: found 2047, expected at least 2048 KiB");
     assert_eq!(
         memory(&[0, 0x20_0001]),
-        "/chosen/linux0: memory: found 0x200001, expected at most 2097152 KiB"
+        "/chosen/linux0: memory: found 2097153, expected at most 2097152 KiB"
     );
-    let most = "/chosen/linux0: memory: found 0xffffffffffffffff, expected at most 2097152 KiB";
+    let most = "/chosen/linux0: memory: found 18446744073709551615, expected at most 2097152 KiB";
     assert_eq!(memory(&[u32::MAX, u32::MAX]), most);
     assert_eq!(memory(&[0, 1, 2]), "/chosen/linux0: memory: found <0x0 0x1 0x2>, expected one or two cells");
     let missing = refused(|guest| guest.without("memory"));
     assert_eq!(missing, "/chosen/linux0: memory: found nothing, expected at least 2048 KiB");
     let cpus = |cells: &'static [u32]| refused(move |guest| guest.cells("cpus", cells));
-    assert_eq!(cpus(&[0]), "/chosen/linux0: cpus: found 0x0, expected 1 to 8");
-    assert_eq!(cpus(&[9]), "/chosen/linux0: cpus: found 0x9, expected 1 to 8");
+    assert_eq!(cpus(&[0]), "/chosen/linux0: cpus: found 0, expected 1 to 8");
+    assert_eq!(cpus(&[9]), "/chosen/linux0: cpus: found 9, expected 1 to 8");
     assert_eq!(cpus(&[0, 1]), "/chosen/linux0: cpus: found <0x0 0x1>, expected one cell");
     let missing = refused(|guest| guest.without("cpus"));
     assert_eq!(missing, "/chosen/linux0: cpus: found nothing, expected 1 to 8");
     let weight = |cells: &'static [u32]| refused(move |guest| guest.cells("fermata,weight", cells));
-    assert_eq!(weight(&[0]), "/chosen/linux0: fermata,weight: found 0x0, expected 1 to 1024");
-    assert_eq!(weight(&[1025]), "/chosen/linux0: fermata,weight: found 0x401, expected 1 to 1024");
+    assert_eq!(weight(&[0]), "/chosen/linux0: fermata,weight: found 0, expected 1 to 1024");
+    assert_eq!(weight(&[1025]), "/chosen/linux0: fermata,weight: found 1025, expected 1 to 1024");
     let affinity = |cells: &'static [u32]| refused(move |guest| guest.cells("fermata,affinity", cells));
-    let beyond = "/chosen/linux0: fermata,affinity: found 0x2, expected a CPU of the set 0x3";
+    let beyond = "/chosen/linux0: fermata,affinity: found 2, expected a CPU of the set 0x3";
     assert_eq!(affinity(&[1, 2]), beyond);
-    let far = "/chosen/linux0: fermata,affinity: found 0xffffffff, expected a CPU of the set 0x3";
+    let far = "/chosen/linux0: fermata,affinity: found 4294967295, expected a CPU of the set 0x3";
     assert_eq!(affinity(&[u32::MAX]), far);
     let none = "/chosen/linux0: fermata,affinity: found an empty value, expected numbers of CPUs";
     assert_eq!(affinity(&[]), none);

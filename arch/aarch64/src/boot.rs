@@ -196,6 +196,9 @@ pub unsafe extern "C" fn enter_map(root: u64, tcr: u64) {
 }
 
 /// Where `CPU_ON` sends a secondary CPU: x0 = its [`Handoff`], MMU off, at EL2.
+///
+/// # Safety
+/// Entered by firmware only, on a CPU that nothing else runs on, with a complete [`Handoff`] that is never freed.
 #[unsafe(naked)]
 pub unsafe extern "C" fn secondary() -> ! {
     naked_asm!(

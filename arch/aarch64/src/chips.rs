@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use kernel::addr::{CpuId, Gpa, Hpa, Ticks};
-use kernel::arch::{Chips, Plan, Start};
+use kernel::arch::{Chips, Plan, Rest, Start};
 use kernel::dev::Level;
 use kernel::exit::Kicks;
 use kernel::mem::Region;
@@ -22,7 +22,7 @@ use crate::idregs::IdRegs;
 use crate::image::Image;
 use crate::layout::{self, GICD, GICR, GICR_SIZE};
 use crate::ram::{GuestMemory, HeapTables, frozen};
-use crate::regs::{VTTBR_EL2, Writeable, invalidate_guest, isb};
+use crate::regs::{Readable, VTTBR_EL2, Writeable, invalidate_guest, isb};
 use crate::stage2::{Caching, Stage2, vttbr};
 use crate::sysreg::physical_timer_line;
 use crate::tree;
@@ -75,7 +75,9 @@ impl GuestChips {
     /// vCPU `index` is about to run on `cpu`; whether another one of this guest did last.
     pub fn ran_here(&self, cpu: CpuId, index: usize) -> bool {
         let Some(ran) = self.ran.get(cpu.0) else { return true };
-        let last = ran.swap(index as u8, Ordering::Relaxed);
+        // Only this CPU writes its entry.
+        let last = ran.load(Ordering::Relaxed);
+        ran.store(index as u8, Ordering::Relaxed);
         last != index as u8
     }
 
@@ -93,6 +95,13 @@ impl GuestChips {
     /// vCPU `from` wrote `ICC_SGI1R_EL1`.
     pub fn sgi(&self, from: usize, value: u64) -> Kicks {
         self.gic.lock().sgi(from, value)
+    }
+
+    /// Whether `at` is where the interrupt controller's pending and active bits are: ISPENDR, ICPENDR, ISACTIVER
+    /// and ICACTIVER of the distributor, or of the second frame of a redistributor (IHI0069 12.8, 12.11).
+    pub fn shows_state(at: Gpa) -> bool {
+        let offset = at.0 & 0xffff;
+        (0x200..0x400).contains(&offset) && (GICD.start..layout::UART.start).contains(&at.0)
     }
 
     /// Answers an access to the interrupt controller; none if it is somewhere else.
@@ -296,14 +305,29 @@ impl Chips<Aarch64> for GuestChips {
         kicks | gic.withdraw(guest.index, &mut guest.gic)
     }
 
+    fn rest(&self, guest: &mut Guest) -> (Rest, Kicks) {
+        let mut gic = self.gic.lock();
+        let kicks = gic.sync(guest.index, &mut guest.gic);
+        let woken = gic.has_deliverable(guest.index, &guest.gic);
+        (if woken { Rest::Broken } else { Rest::Sound }, kicks)
+    }
+
     fn is_memory(&self, at: Gpa) -> bool {
         self.is_ram(at)
     }
 
     fn retire(&self, cpu: &mut ThisCpu) {
-        cpu.forget_guest();
+        // Another guest may be loaded here: its turn goes on afterwards.
+        let loaded = VTTBR_EL2.get();
         VTTBR_EL2.set(self.vttbr);
         isb();
         invalidate_guest();
+        if loaded == self.vttbr {
+            cpu.forget_guest();
+            VTTBR_EL2.set(0);
+        } else {
+            VTTBR_EL2.set(loaded);
+        }
+        isb();
     }
 }

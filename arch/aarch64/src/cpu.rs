@@ -230,6 +230,15 @@ impl ThisCpu {
         Some(decoded.first)
     }
 
+    /// Makes the access that is left of an instruction with two.
+    #[cold]
+    fn go_on(&mut self, guest: &mut Guest, chips: &GuestChips) -> Exit {
+        match guest.pending.next.take() {
+            Some(Next { half, at, va }) => self.device(guest, chips, half, at, va),
+            None => Exit::Handled,
+        }
+    }
+
     /// Makes one access to a device: the interrupt controller's are answered here, others by the core.
     fn device(&mut self, guest: &mut Guest, chips: &GuestChips, half: Half, at: Gpa, va: Gpa) -> Exit {
         let store = match half {
@@ -243,9 +252,12 @@ impl ThisCpu {
             }
         };
         let width = half.width();
+        // Pending and active state of this vCPU is in its list registers until it is taken back.
+        let moved = if GuestChips::shows_state(at) { self.refresh(guest, chips) } else { Kicks::NONE };
         match chips.access(at, width, store) {
             None => Exit::Mmio(Access { at, va, width, store }),
             Some((value, kicks)) => {
+                let kicks = kicks | moved;
                 guest.finish_access(store.is_none().then_some(value));
                 if kicks == Kicks::NONE { Exit::Handled } else { Exit::Ring(kicks) }
             }
@@ -297,7 +309,7 @@ impl Cpu<Aarch64> for ThisCpu {
         load_sys(&guest.sys, self.keys);
         let kicks = chips.reload(guest, &mut self.gic);
         self.gic.load(&guest.gic);
-        self.gic.write_lists(&guest.gic, 0);
+        self.gic.write_lists(&guest.gic);
         kicks
     }
 
@@ -309,10 +321,9 @@ impl Cpu<Aarch64> for ThisCpu {
 
     fn refresh(&mut self, guest: &mut Guest, chips: &GuestChips) -> Kicks {
         self.gic.read_lists(&mut guest.gic);
-        let before = guest.gic.used;
         let firing = CNTV_CTL_EL0.get() & 0b111 == TIMER_FIRING;
         let kicks = chips.refresh(guest, firing, &mut self.gic);
-        self.gic.write_lists(&guest.gic, before);
+        self.gic.write_lists(&guest.gic);
         kicks
     }
 
@@ -322,8 +333,8 @@ impl Cpu<Aarch64> for ThisCpu {
 
     #[inline]
     fn enter(&mut self, guest: &mut Guest, chips: &GuestChips) -> Exit {
-        if let Some(next) = guest.pending.next.take() {
-            return self.device(guest, chips, next.half, next.at, next.va);
+        if guest.pending.next.is_some() {
+            return self.go_on(guest, chips);
         }
         // SAFETY: 1. the core calls this between `load` and `unload` of this guest, which put its registers,
         // stage 2 and list registers in place. 2. `load` set HCR_EL2 with IMO, FMO and AMO, and the vectors were
@@ -382,6 +393,9 @@ pub fn now() -> Ticks {
     Ticks(CNTPCT_EL0.get())
 }
 
+/// Puts a vCPU's system registers into the hardware. Not inlined: with `sys` as the base of their addresses, the
+/// values are moved two at a time.
+#[inline(never)]
 fn load_sys(sys: &Sys, keys: Keys) {
     SP_EL0.set(sys.sp_el0);
     SP_EL1.set(sys.sp_el1);
@@ -423,32 +437,37 @@ fn load_sys(sys: &Sys, keys: Keys) {
     }
 }
 
+/// Takes a vCPU's system registers out of the hardware. Not inlined, as [`load_sys`].
+#[inline(never)]
 fn store_sys(sys: &mut Sys, keys: Keys) {
-    sys.sp_el0 = SP_EL0.get();
-    sys.sp_el1 = SP_EL1.get();
-    sys.tpidr_el0 = TPIDR_EL0.get();
-    sys.tpidrro_el0 = TPIDRRO_EL0.get();
-    sys.tpidr_el1 = TPIDR_EL1.get();
-    sys.sctlr_el1 = SCTLR_EL1.get();
-    sys.cpacr_el1 = CPACR_EL1.get();
-    sys.ttbr0_el1 = TTBR0_EL1.get();
-    sys.ttbr1_el1 = TTBR1_EL1.get();
-    sys.tcr_el1 = TCR_EL1.get();
-    sys.mair_el1 = MAIR_EL1.get();
-    sys.amair_el1 = AMAIR_EL1.get();
-    sys.vbar_el1 = VBAR_EL1.get();
-    sys.contextidr_el1 = CONTEXTIDR_EL1.get();
-    sys.esr_el1 = ESR_EL1.get();
-    sys.far_el1 = FAR_EL1.get();
-    sys.afsr0_el1 = AFSR0_EL1.get();
-    sys.afsr1_el1 = AFSR1_EL1.get();
-    sys.elr_el1 = ELR_EL1.get();
-    sys.spsr_el1 = SPSR_EL1.get();
-    sys.par_el1 = PAR_EL1.get();
-    sys.cntkctl_el1 = CNTKCTL_EL1.get();
-    sys.csselr_el1 = CSSELR_EL1.get();
-    sys.cntv_cval = CNTV_CVAL_EL0.get();
-    sys.cntv_ctl = CNTV_CTL_EL0.get();
+    *sys = Sys {
+        sp_el0: SP_EL0.get(),
+        sp_el1: SP_EL1.get(),
+        tpidr_el0: TPIDR_EL0.get(),
+        tpidrro_el0: TPIDRRO_EL0.get(),
+        tpidr_el1: TPIDR_EL1.get(),
+        sctlr_el1: SCTLR_EL1.get(),
+        cpacr_el1: CPACR_EL1.get(),
+        ttbr0_el1: TTBR0_EL1.get(),
+        ttbr1_el1: TTBR1_EL1.get(),
+        tcr_el1: TCR_EL1.get(),
+        mair_el1: MAIR_EL1.get(),
+        amair_el1: AMAIR_EL1.get(),
+        vbar_el1: VBAR_EL1.get(),
+        contextidr_el1: CONTEXTIDR_EL1.get(),
+        esr_el1: ESR_EL1.get(),
+        far_el1: FAR_EL1.get(),
+        afsr0_el1: AFSR0_EL1.get(),
+        afsr1_el1: AFSR1_EL1.get(),
+        elr_el1: ELR_EL1.get(),
+        spsr_el1: SPSR_EL1.get(),
+        par_el1: PAR_EL1.get(),
+        cntkctl_el1: CNTKCTL_EL1.get(),
+        csselr_el1: CSSELR_EL1.get(),
+        cntv_cval: CNTV_CVAL_EL0.get(),
+        cntv_ctl: CNTV_CTL_EL0.get(),
+        keys: sys.keys,
+    };
     if keys == Keys::Switched {
         sys.keys = [
             APIAKEYLO_EL1.get(),

@@ -140,6 +140,8 @@ pub struct CpuInterface {
     redistributor: Mmio,
     /// List registers (`ICH_VTR_EL2.ListRegs` + 1).
     lists: usize,
+    /// List registers that are not zero.
+    filled: u16,
     /// Active priority registers of each group: 1, 2 or 4, by `ICH_VTR_EL2.PREbits`.
     priorities: usize,
     /// Whether the physical virtual-timer interrupt is active; unknown after a guest that could deactivate it
@@ -181,7 +183,7 @@ impl CpuInterface {
         isb();
         // PREbits - 1 in bits 28 to 26: 5 bits need one register, 6 two, 7 four.
         let priorities = 1 << (vtr >> 26 & 7).saturating_sub(4);
-        Self { redistributor, lists, priorities, timer_active: Some(false) }
+        Self { redistributor, lists, filled: 0, priorities, timer_active: Some(false) }
     }
 
     /// How many list registers there are.
@@ -258,9 +260,10 @@ impl CpuInterface {
         interface.hcr = (interface.hcr & !EOI_COUNT) | (ICH_HCR_EL2.get() & EOI_COUNT);
     }
 
-    /// Writes the list registers that are in use or were (`before`), and the interface control.
-    pub fn write_lists(&self, interface: &Interface, before: u16) {
-        let mut changed = interface.used | before;
+    /// Writes the list registers that are in use or were, whoever's they were, and the interface control.
+    pub fn write_lists(&mut self, interface: &Interface) {
+        let mut changed = interface.used | self.filled;
+        self.filled = interface.used;
         while changed != 0 {
             let n = changed.trailing_zeros() as usize;
             changed &= changed - 1;
@@ -286,7 +289,8 @@ impl CpuInterface {
         }
     }
 
-    /// Takes a vCPU's interface out of the hardware, list registers included, and closes it.
+    /// Takes a vCPU's interface out of the hardware and closes it, so that what is left in list registers does
+    /// nothing until the next vCPU's are written.
     pub fn unload(&mut self, interface: &mut Interface) {
         self.read_lists(interface);
         interface.ap0r[0] = ICH_AP0R0_EL2.get() as u32;
@@ -300,12 +304,6 @@ impl CpuInterface {
             interface.ap0r[3] = ICH_AP0R3_EL2.get() as u32;
             interface.ap1r[2] = ICH_AP1R2_EL2.get() as u32;
             interface.ap1r[3] = ICH_AP1R3_EL2.get() as u32;
-        }
-        let mut used = interface.used;
-        while used != 0 {
-            let n = used.trailing_zeros() as usize;
-            used &= used - 1;
-            write_lr(n, 0);
         }
         ICH_HCR_EL2.set(0);
     }

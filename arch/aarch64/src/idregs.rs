@@ -77,36 +77,36 @@ const FIELDS: &[(usize, u32, Show)] = &[
     (ISAR1, 44, Upto(1)),    // BF16
     (ISAR1, 48, Upto(1)),    // DGH
     (ISAR1, 52, Upto(1)),    // I8MM
-    (ISAR2, 0, Upto(2)),     // WFxT
-    (ISAR2, 4, Upto(1)),     // RPRES
-    (ISAR2, 8, Upto(1)),     // GPA3
-    (ISAR2, 12, Upto(5)),    // APA3
-    (ISAR2, 16, Upto(1)),    // MOPS, enabled by HCRX_EL2.MSCEn
-    (ISAR2, 20, Upto(1)),    // BC
-    (ISAR2, 24, Upto(1)),    // PAC_frac
-    (ISAR2, 28, Upto(1)),    // CLRBHB
-    (ISAR2, 52, Upto(1)),    // CSSC
-    (MMFR0, 0, Upto(2)),     // PARange: 40 bits at most, as stage 2 has
-    (MMFR0, 4, Upto(2)),     // ASID size
-    (MMFR0, 8, Upto(1)),     // big endian
-    (MMFR0, 20, Upto(1)),    // 16 KiB granule, without LPA2
-    (MMFR0, 24, Signed(0)),  // 64 KiB granule
-    (MMFR0, 28, Signed(0)),  // 4 KiB granule, without LPA2
-    (MMFR0, 60, Upto(1)),    // ECV, without the offset
-    (MMFR1, 0, Upto(2)),     // hardware access flag and dirty state
-    (MMFR1, 12, Upto(2)),    // hierarchical permission disable
-    (MMFR1, 20, Upto(3)),    // PAN
-    (MMFR1, 36, Upto(2)),    // ETS
-    (MMFR1, 44, Upto(1)),    // AFP
-    (MMFR1, 52, Upto(1)),    // TIDCP1
-    (MMFR2, 4, Upto(1)),     // UAO
-    (MMFR2, 8, Upto(1)),     // LSM
-    (MMFR2, 28, Upto(1)),    // small translation tables
-    (MMFR2, 32, Upto(1)),    // unaligned atomics
-    (MMFR2, 36, Upto(1)),    // IDS
-    (MMFR2, 48, Upto(1)),    // TTL
-    (MMFR2, 52, Upto(2)),    // BBM
-    (MMFR2, 60, Upto(1)),    // E0PD
+    // No WFxT: QEMU 10.0 reports a trapped WFIT as a WFI, without its deadline.
+    (ISAR2, 4, Upto(1)),    // RPRES
+    (ISAR2, 8, Upto(1)),    // GPA3
+    (ISAR2, 12, Upto(5)),   // APA3
+    (ISAR2, 16, Upto(1)),   // MOPS, enabled by HCRX_EL2.MSCEn
+    (ISAR2, 20, Upto(1)),   // BC
+    (ISAR2, 24, Upto(1)),   // PAC_frac
+    (ISAR2, 28, Upto(1)),   // CLRBHB
+    (ISAR2, 52, Upto(1)),   // CSSC
+    (MMFR0, 0, Upto(2)),    // PARange: 40 bits at most, as stage 2 has
+    (MMFR0, 4, Upto(2)),    // ASID size
+    (MMFR0, 8, Upto(1)),    // big endian
+    (MMFR0, 20, Upto(1)),   // 16 KiB granule, without LPA2
+    (MMFR0, 24, Signed(0)), // 64 KiB granule
+    (MMFR0, 28, Signed(0)), // 4 KiB granule, without LPA2
+    (MMFR0, 60, Upto(1)),   // ECV, without the offset
+    (MMFR1, 0, Upto(2)),    // hardware access flag and dirty state
+    (MMFR1, 12, Upto(2)),   // hierarchical permission disable
+    (MMFR1, 20, Upto(3)),   // PAN
+    (MMFR1, 36, Upto(2)),   // ETS
+    (MMFR1, 44, Upto(1)),   // AFP
+    (MMFR1, 52, Upto(1)),   // TIDCP1
+    (MMFR2, 4, Upto(1)),    // UAO
+    (MMFR2, 8, Upto(1)),    // LSM
+    (MMFR2, 28, Upto(1)),   // small translation tables
+    (MMFR2, 32, Upto(1)),   // unaligned atomics
+    (MMFR2, 36, Upto(1)),   // IDS
+    (MMFR2, 48, Upto(1)),   // TTL
+    (MMFR2, 52, Upto(2)),   // BBM
+    (MMFR2, 60, Upto(1)),   // E0PD
 ];
 
 /// One CPU's own values of the registers in [`SHOWN`], in that order.

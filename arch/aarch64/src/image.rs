@@ -54,7 +54,9 @@ impl fmt::Display for ImageError {
             Self::Compressed(Compression::EfiZboot) => {
                 f.write_str("found a compressed EFI program (zboot), expected an arm64 Image")
             }
-            Self::Magic { found } => write!(f, "magic at byte 56: found {found:#x}, expected {MAGIC:#x}"),
+            Self::Magic { found } => {
+                write!(f, "no arm64 Image: magic at byte 56: found {found:#x}, expected {MAGIC:#x}")
+            }
             Self::BigEndian => f.write_str("flags: found a big-endian image, expected a little-endian one"),
         }
     }

@@ -293,7 +293,7 @@ pub fn guest_address(va: u64) -> Option<u64> {
     unsafe { asm!("at s1e1r, {}", "isb", in(reg) va, options(nostack, preserves_flags)) };
     let result = PAR_EL1.get();
     PAR_EL1.set(saved);
-    (result & 1 == 0).then(|| result & 0x000f_ffff_ffff_f000 | va & 0xfff)
+    (result & 1 == 0).then_some(result & 0x000f_ffff_ffff_f000 | va & 0xfff)
 }
 
 /// Cleans and invalidates `bytes` bytes of data cache from `start` to the point of coherency.

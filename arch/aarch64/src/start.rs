@@ -182,7 +182,7 @@ struct Source {
 }
 
 fn read_tree(at: u64) -> Result<Source, Failure> {
-    let region = |size| Region::new(Hpa(at), size).filter(|_| at != 0 && at % 8 == 0);
+    let region = |size| Region::new(Hpa(at), size).filter(|_| at != 0 && at.is_multiple_of(8));
     let header = region(HEADER_SIZE as u64)
         .ok_or_else(|| alloc::format!("device tree: x0 is {at:#x}, expected its address, a multiple of 8"))?;
     let wrong = |error| alloc::format!("device tree at {at:#x}: {error}");
@@ -252,7 +252,7 @@ fn start(
     let machine = MACHINE.call_once(|| Machine {
         console,
         console_line: line.map(|line| line.intid),
-        cpus: (0..cpus.len()).map(|_| CpuShared::new(vcpus)).collect(),
+        cpus: (0..cpus.len()).map(|_| CpuShared::new(guests, vcpus)).collect(),
         pool: Pool::new(cpus.len()),
         tenants: domains.into(),
         memory: Mutex::new(memory),
@@ -373,7 +373,11 @@ fn read_domains(source: &Source, image: Image, memory: &mut Memory, cpus: usize)
         };
         match domain.fp_policy.map_or(Ok(Policy::Hold), str::parse) {
             Ok(policy) => tenants.push(Tenant::new(domain, policy)),
-            Err(error) => log::error!("vm {} not started: fermata,fp-policy: {error}", domain.name),
+            Err(error) => log::error!(
+                "vm {} not started: fermata,fp-policy: found {:?}: {error}",
+                domain.name,
+                domain.fp_policy.unwrap_or("")
+            ),
         }
     }
     for region in

@@ -60,7 +60,7 @@ impl fmt::Display for Found<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("nothing"),
-            Self::Number(number) => write!(f, "{number:#x}"),
+            Self::Number(number) => write!(f, "{number}"),
             Self::Text(text) => write!(f, "{text:?}"),
             Self::Region(region) => write!(f, "{region}"),
             Self::Value(value) => value_as_source(f, value),

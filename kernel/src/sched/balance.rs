@@ -53,11 +53,18 @@ enum Gain {
 const ATTEMPTS: usize = 4;
 
 impl<T: Turn> RunQueue<T> {
+    /// Publishes what this CPU has, and says whether anything waits here that could move: if not, there is no need
+    /// to ask [`RunQueue::send_off`].
+    #[inline]
+    pub fn offers(&mut self, pool: &Pool) -> bool {
+        self.publish(pool);
+        self.waiting() > 0
+    }
+
     /// Publishes what this CPU has, and takes out a vCPU that should move. The caller sends it: sets its doorbell to
     /// queued there, posts it and kicks. To be called after [`RunQueue::pick`] until it returns nothing.
     pub fn send_off(&mut self, occasion: Occasion, pool: &Pool, now: u64) -> Option<(Box<T>, CpuId)> {
-        self.publish(pool);
-        if self.waiting() == 0 {
+        if !self.offers(pool) {
             return None;
         }
         for _ in 0..ATTEMPTS {

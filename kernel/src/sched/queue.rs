@@ -243,10 +243,16 @@ impl<T: Turn> RunQueue<T> {
         }
     }
 
+    /// Whether [`RunQueue::expired`] is to be asked: false while no sleeper's time can have come.
+    #[inline]
+    pub fn may_expire(&self, now: u64) -> bool {
+        now >= self.soonest
+    }
+
     /// Names a sleeper whose time has come, once. It sleeps on until [`RunQueue::wake`].
     #[inline]
     pub fn expired(&mut self, now: u64) -> Option<VcpuId> {
-        if now < self.soonest { None } else { self.name_expired(now) }
+        if self.may_expire(now) { self.name_expired(now) } else { None }
     }
 
     fn name_expired(&mut self, now: u64) -> Option<VcpuId> {
@@ -426,6 +432,7 @@ impl<T: Turn> RunQueue<T> {
     }
 
     /// Puts a vCPU among those that are ready, or among those that must leave.
+    #[inline]
     fn enqueue(&mut self, mut item: Box<T>, vtime: u64) {
         if self.place.welcomes(&*item) {
             let weight = clamp(item.weight());

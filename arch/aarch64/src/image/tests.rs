@@ -35,7 +35,7 @@ fn what_is_no_image_is_named() {
     assert_eq!(refused(&[0; 10], 10), "found 10 bytes, expected an arm64 Image");
     assert_eq!(refused(&[0; 64], 63), "found 63 bytes, expected an arm64 Image");
     assert_eq!(refused(&[], 4096), "found 4096 bytes, expected an arm64 Image");
-    let magic = "magic at byte 56: found 0x464c457f, expected 0x644d5241";
+    let magic = "no arm64 Image: magic at byte 56: found 0x464c457f, expected 0x644d5241";
     let mut elf = [0; 64];
     elf[56..60].copy_from_slice(b"\x7fELF");
     assert_eq!(refused(&elf, 4096), magic);

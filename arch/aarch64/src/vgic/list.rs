@@ -222,7 +222,7 @@ impl Vgic {
     }
 
     /// Puts a candidate into a free list register.
-    #[inline(never)]
+    #[inline(always)]
     fn list(&mut self, vcpu: usize, cpu: &mut Interface, place: Place) {
         let row = place.word.checked_sub(self.lanes.len()).map_or(0, |shared| shared + 1);
         let lane = &mut self.lanes[vcpu];
