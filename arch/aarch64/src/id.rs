@@ -2,30 +2,53 @@
 
 use core::arch::asm;
 
+use aarch64_cpu::registers::{
+    ID_AA64DFR0_EL1, ID_AA64ISAR0_EL1, ID_AA64ISAR1_EL1, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1,
+    ID_AA64MMFR2_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1, Readable,
+};
+
 use crate::idregs::Raw;
 
-macro_rules! id {
-    ($name:ident, $encoding:literal) => {
-        #[doc = concat!("Reads `ID_AA64", stringify!($name), "_EL1` (in capitals) of this CPU.")]
-        pub fn $name() -> u64 {
-            let value;
-            // SAFETY: reading an ID register changes nothing; all of S3_0_C0_C<4..7> can be read at EL2.
-            unsafe { asm!(concat!("mrs {}, ", $encoding), out(reg) value, options(nomem, nostack, preserves_flags)) };
-            value
-        }
-    };
+/// `ID_AA64PFR0_EL1`.
+pub fn pfr0() -> u64 {
+    ID_AA64PFR0_EL1.get()
 }
-id!(pfr0, "S3_0_C0_C4_0");
-id!(pfr1, "S3_0_C0_C4_1");
-id!(dfr0, "S3_0_C0_C5_0");
-id!(isar0, "S3_0_C0_C6_0");
-id!(isar1, "S3_0_C0_C6_1");
-id!(isar2, "S3_0_C0_C6_2");
-id!(mmfr0, "S3_0_C0_C7_0");
-id!(mmfr1, "S3_0_C0_C7_1");
-id!(mmfr2, "S3_0_C0_C7_2");
 
-/// In the order of `idregs::SHOWN`.
+/// `ID_AA64PFR1_EL1`.
+pub fn pfr1() -> u64 {
+    ID_AA64PFR1_EL1.get()
+}
+
+/// `ID_AA64DFR0_EL1`.
+pub fn dfr0() -> u64 {
+    ID_AA64DFR0_EL1.get()
+}
+
+/// `ID_AA64ISAR2_EL1`, which `aarch64-cpu` does not name.
+pub fn isar2() -> u64 {
+    let value;
+    // SAFETY: reading an ID register changes nothing, and all of the ID space can be read at EL2.
+    unsafe { asm!("mrs {}, S3_0_C0_C6_2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// `ID_AA64MMFR0_EL1`.
+pub fn mmfr0() -> u64 {
+    ID_AA64MMFR0_EL1.get()
+}
+
+/// `ID_AA64MMFR1_EL1`.
+pub fn mmfr1() -> u64 {
+    ID_AA64MMFR1_EL1.get()
+}
+
+/// `ID_AA64MMFR2_EL1`.
+pub fn mmfr2() -> u64 {
+    ID_AA64MMFR2_EL1.get()
+}
+
+/// In the order of [`idregs::SHOWN`](crate::idregs::SHOWN).
 pub fn raw() -> Raw {
-    [pfr0(), pfr1(), dfr0(), isar0(), isar1(), isar2(), mmfr0(), mmfr1(), mmfr2()]
+    let (isar0, isar1) = (ID_AA64ISAR0_EL1.get(), ID_AA64ISAR1_EL1.get());
+    [pfr0(), pfr1(), dfr0(), isar0, isar1, isar2(), mmfr0(), mmfr1(), mmfr2()]
 }
