@@ -77,6 +77,7 @@ impl<A: Arch> Local<A> {
     }
 
     /// Gives one vCPU its turn, or sleeps until there may be one.
+    #[inline(always)]
     pub fn turn(&mut self) {
         self.read_mail();
         let now = self.now();
@@ -472,12 +473,18 @@ impl<A: Arch> Local<A> {
                 self.made_ready(vm.vcpu_id(index), self.now());
                 continue;
             }
-            match vm.bell(index).ring() {
-                Ring::Nothing => {}
-                Ring::KickCpu(cpu) if cpu == self.id => {}
-                Ring::KickCpu(cpu) => self.cpu.kick(cpu),
-                Ring::WakeOn(cpu) => self.tell(cpu, Message::Wake(Arc::clone(vm), index)),
-            }
+            self.ring_there(vm, index);
+        }
+    }
+
+    /// Rings for a vCPU that does not sleep here.
+    #[inline(never)]
+    fn ring_there(&mut self, vm: &Arc<Vm<A>>, index: usize) {
+        match vm.bell(index).ring() {
+            Ring::Nothing => {}
+            Ring::KickCpu(cpu) if cpu == self.id => {}
+            Ring::KickCpu(cpu) => self.cpu.kick(cpu),
+            Ring::WakeOn(cpu) => self.tell(cpu, Message::Wake(Arc::clone(vm), index)),
         }
     }
 
