@@ -213,7 +213,11 @@ impl<A: Arch> Local<A> {
                 }
             }
             Exit::Mmio(access) => self.mmio(vcpu, vm, access),
-            Exit::Ring(kicks) => self.ring(vm, kicks),
+            Exit::Ring(mut kicks) => {
+                // It is here: it need not be rung for.
+                vcpu.news |= kicks.take(vcpu.index());
+                self.ring(vm, kicks);
+            }
             Exit::Call(call) => return self.call(vcpu, vm, call),
             Exit::Idle(until) => return Verdict::Sleep(until),
             Exit::Timer => {
