@@ -18,8 +18,8 @@ pub const MAX_NAME: usize = 31;
 /// The longest command line, in bytes, that an arm64 Linux kernel keeps (COMMAND_LINE_SIZE less the NUL).
 pub const MAX_BOOTARGS: usize = 2047;
 
-/// The most guests. What the tree describes beyond them is one error.
-pub const MAX_GUESTS: usize = 64;
+/// The most guests: as many as there are consoles beside Fermata's own. What the tree describes beyond them is one error.
+pub const MAX_GUESTS: usize = 62;
 
 /// What makes a node under `/chosen` a guest.
 const DOMAINS: [&str; 2] = ["fermata,domain", "xen,domain"];
@@ -87,7 +87,7 @@ pub fn read<'a>(tree: &Tree<'a>, limits: &Limits<'_>) -> Vec<Result<Domain<'a>, 
     let mut guests: Vec<Result<Domain<'a>, DomainError<'a>>> = Vec::new();
     for node in nodes {
         if guests.len() == MAX_GUESTS {
-            guests.push(Err(node.complain("compatible", Found::Nothing, Wanted::Text("at most 64 guests"))));
+            guests.push(Err(node.complain("compatible", Found::Nothing, Wanted::Text("at most 62 guests"))));
             break;
         }
         let others: Vec<Domain<'a>> = guests.iter().flatten().copied().collect();

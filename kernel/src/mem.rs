@@ -13,8 +13,6 @@ use crate::addr::Hpa;
 pub const GRANULE: u64 = 2 << 20;
 /// The alignment at which the largest useful blocks fit, in bytes.
 pub const GIGABYTE: u64 = 1 << 30;
-/// What the hypervisor sets aside for its own heap unless told otherwise, in bytes.
-pub const HEAP_SIZE: u64 = 4 << 20;
 /// How many separate ranges a set can hold.
 pub const CAPACITY: usize = 128;
 

@@ -9,25 +9,25 @@
 //! A vCPU that waits while nobody else is ready stays loaded: the CPU dozes with everything in place, FP
 //! registers included, and wakes into the guest without moving a register.
 
+mod life;
+mod post;
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use crate::addr::{CpuId, Gpa, Ticks, VcpuId, VmId};
+use crate::addr::{CpuId, Ticks, VcpuId, VmId};
 use crate::arch::{Arch, Chips, Cpu, Fault, Guest, Interrupt, Reply, Rest};
 use crate::console::Events;
 use crate::exit::{Access, Call, Exit, Kicks, Verdict};
 use crate::fp::{FpUnit, Touch};
 use crate::machine::{CpuShared, HOUSEKEEPER, Machine, Message};
-use crate::mail::{Delivery, Kick, Mail, Phase, PowerOnError, Ring};
+use crate::mail::{Phase, PowerOnError};
 use crate::sched::{Next, Occasion, RunQueue, Tuning, Turn, Woken};
-use crate::trace::{Kind, Trace};
+use crate::trace::{Kind, NOBODY, Trace};
 use crate::vcpu::{FpPlace, Vcpu};
 use crate::vm::{Answer, End, Vm, bump};
-
-/// From one start of a guest that resets itself to the next, at least so many times what building it takes.
-const RELAUNCH_SPACING: u64 = 16;
 
 /// One physical CPU and everything that lives on it.
 pub struct Local<A: Arch> {
@@ -107,6 +107,7 @@ impl<A: Arch> Local<A> {
         self.trace.record(Ticks(now), Kind::TurnStart, vcpu.id(), 0, 0);
         let status = &self.shared.status;
         status.running.store(u64::from(vcpu.id().0) + 1, Ordering::Relaxed);
+        status.queued.store(self.queue.waiting() as u64, Ordering::Relaxed);
         self.distribute(Occasion::Routine, now);
         let verdict = if vm.is_ending() { Verdict::Stop } else { self.serve(&mut vcpu, &vm) };
         self.fp.leave(self.cpu.fp());
@@ -116,6 +117,7 @@ impl<A: Arch> Local<A> {
             self.ring(&vm, kicks);
         }
         let now = self.now();
+        self.trace.record(Ticks(now), Kind::TurnEnd, vcpu.id(), 0, 0);
         status.running.store(0, Ordering::Relaxed);
         bump(&status.turns);
         let resident = self.fp.residents().next().map_or(0, |(id, valid, dirty)| {
@@ -204,22 +206,33 @@ impl<A: Arch> Local<A> {
 
     /// Deals with one exit.
     fn answer(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>, exit: Exit) -> Verdict {
+        let note = |kind, a: u64, b: u64| self.trace.record(self.cpu.now(), kind, vcpu.id(), a, b);
         match exit {
             Exit::Handled => {}
             Exit::Interrupt => self.take_interrupts(Some(vcpu)),
             Exit::Fp(units) => {
+                note(Kind::ExitFp, units.bits().into(), 0);
                 if self.fp.request(units) == Touch::Absent {
                     self.cpu.inject(&mut vcpu.guest, Fault::Undefined);
                 }
             }
-            Exit::Mmio(access) => self.mmio(vcpu, vm, access),
+            Exit::Mmio(access) => {
+                note(Kind::ExitMmio, access.at.0, access.store.unwrap_or(0));
+                self.mmio(vcpu, vm, access);
+            }
             Exit::Ring(mut kicks) => {
                 // It is here: it need not be rung for.
                 vcpu.news |= kicks.take(vcpu.index());
                 self.ring(vm, kicks);
             }
-            Exit::Call(call) => return self.call(vcpu, vm, call),
-            Exit::Idle(until) => return Verdict::Sleep(until),
+            Exit::Call(call) => {
+                note(Kind::ExitCall, 0, 0);
+                return self.call(vcpu, vm, call);
+            }
+            Exit::Idle(until) => {
+                note(Kind::ExitIdle, until.map_or(0, |until| until.0), 0);
+                return Verdict::Sleep(until);
+            }
             Exit::Timer => {
                 let kicks = vm.chips.update_timers(&mut vcpu.guest, self.cpu.now());
                 self.ring(vm, kicks);
@@ -405,6 +418,7 @@ impl<A: Arch> Local<A> {
 
     fn alarm_rang(&mut self, current: Option<&mut Vcpu<A>>) {
         let now = self.now();
+        self.trace.record(Ticks(now), Kind::Alarm, NOBODY, 0, 0);
         self.wake_expired(now);
         self.relaunch_due(now);
         if self.queue.slice_over(now) {
@@ -460,226 +474,6 @@ impl<A: Arch> Local<A> {
         if events.more {
             self.cpu.kick(HOUSEKEEPER);
         }
-    }
-
-    /// Tells vCPUs of `vm` that something is pending for them.
-    #[inline]
-    fn ring(&mut self, vm: &Arc<Vm<A>>, kicks: Kicks) {
-        if !kicks.is_empty() {
-            self.ring_each(vm, kicks);
-        }
-    }
-
-    #[inline(never)]
-    fn ring_each(&mut self, vm: &Arc<Vm<A>>, kicks: Kicks) {
-        for index in kicks.vcpus().filter(|index| *index < vm.vcpus()) {
-            if vm.bell(index).ring_here(self.id) {
-                self.made_ready(vm.vcpu_id(index), self.now());
-                continue;
-            }
-            self.ring_there(vm, index);
-        }
-    }
-
-    /// Rings for a vCPU that does not sleep here.
-    #[inline(never)]
-    fn ring_there(&mut self, vm: &Arc<Vm<A>>, index: usize) {
-        match vm.bell(index).ring() {
-            Ring::Nothing => {}
-            Ring::KickCpu(cpu) if cpu == self.id => {}
-            Ring::KickCpu(cpu) => self.cpu.kick(cpu),
-            Ring::WakeOn(cpu) => self.tell(cpu, Message::Wake(Arc::clone(vm), index)),
-        }
-    }
-
-    /// A wake-up for a vCPU arrived here.
-    fn deliver(&mut self, vm: &Arc<Vm<A>>, index: usize) {
-        match vm.bell(index).deliver(self.id) {
-            Delivery::Wake => self.made_ready(vm.vcpu_id(index), self.now()),
-            Delivery::Stale => {}
-            Delivery::Forward(cpu) => self.tell(cpu, Message::Wake(Arc::clone(vm), index)),
-        }
-    }
-
-    /// Sends a message.
-    pub(crate) fn tell(&mut self, cpu: CpuId, message: Message<A>) {
-        // A mailbox has room for all messages about vCPUs, and the others are at most one per guest: see `mail`.
-        match self.machine.cpus[cpu.0].mailbox.post(message) {
-            Ok(Kick::Needed) if cpu != self.id => self.cpu.kick(cpu),
-            Ok(_) => {}
-            Err(_) => log::error!("the mailbox of CPU {} is full: a message is lost", cpu.0),
-        }
-    }
-
-    fn ask(&mut self, busy: CpuId) {
-        if self.machine.cpus[busy.0].mailbox.ask(self.id) == Kick::Needed {
-            self.cpu.kick(busy);
-        }
-    }
-
-    #[inline]
-    fn read_mail(&mut self) {
-        if !self.shared.mailbox.is_empty() {
-            self.empty_mailbox();
-        }
-    }
-
-    #[inline(never)]
-    fn empty_mailbox(&mut self) {
-        while let Some(mail) = self.shared.mailbox.take() {
-            match mail {
-                Mail::Ask(cpu) => self.distribute(Occasion::Asked(cpu), self.now()),
-                Mail::Item(Message::Admit(vcpu)) => self.admit(vcpu),
-                Mail::Item(Message::Wake(vm, index)) => self.deliver(&vm, index),
-                Mail::Item(Message::Start(vm, index, pc, arg)) => self.start(&vm, index, pc, arg),
-                Mail::Item(Message::Sweep(vm)) => self.sweep(&vm),
-                Mail::Item(Message::Bury(vm)) => self.bury(&vm),
-                Mail::Item(Message::Launch(tenant)) => self.launch(tenant),
-            }
-        }
-    }
-
-    /// Sends vCPUs to other CPUs that have less to do.
-    #[inline]
-    fn distribute(&mut self, occasion: Occasion, now: u64) {
-        if self.queue.offers(&self.machine.pool) {
-            self.send_off(occasion, now);
-        }
-    }
-
-    #[inline(never)]
-    fn send_off(&mut self, occasion: Occasion, now: u64) {
-        while let Some((mut vcpu, to)) = self.queue.send_off(occasion, &self.machine.pool, now) {
-            if let FpPlace::Here(key) = vcpu.fp.take() {
-                vcpu.fp = FpPlace::Carried(self.fp.discharge(self.cpu.fp(), key));
-            }
-            self.trace.record(Ticks(now), Kind::Migrate, vcpu.id(), to.0 as u64, 0);
-            vcpu.settle_on(to);
-            vcpu.bell().queue_on(to);
-            self.tell(to, Message::Admit(vcpu));
-        }
-    }
-
-    fn admit(&mut self, mut vcpu: Box<Vcpu<A>>) {
-        if let FpPlace::Carried(slot) = vcpu.fp.take() {
-            vcpu.fp = FpPlace::Here(self.fp.enroll(slot));
-        }
-        if vcpu.vm.is_ending() {
-            return self.dismiss(vcpu);
-        }
-        let now = self.now();
-        if vcpu.bell().phase() == Phase::Off {
-            self.queue.park(vcpu, None, now);
-        } else {
-            self.yielding |= self.queue.admit(vcpu, now) == Woken::Preempt;
-            self.alarm_due = true;
-        }
-    }
-
-    fn start(&mut self, vm: &Arc<Vm<A>>, index: usize, pc: Gpa, arg: u64) {
-        let id = vm.vcpu_id(index);
-        let Some(vcpu) = self.queue.find_mut(id) else { return };
-        vcpu.guest.reset(pc, arg);
-        if let FpPlace::Here(key) = &vcpu.fp {
-            self.fp.reset(self.cpu.fp(), key);
-        }
-        vcpu.bell().start();
-        self.made_ready(id, self.now());
-    }
-
-    /// Ends a guest; its vCPUs stop wherever they are.
-    pub(crate) fn finish(&mut self, vm: &Arc<Vm<A>>, end: End) {
-        if !vm.finish(end) {
-            return;
-        }
-        for n in 0..self.machine.cpus.len() {
-            self.tell(CpuId(n), Message::Sweep(Arc::clone(vm)));
-        }
-    }
-
-    fn sweep(&mut self, vm: &Vm<A>) {
-        for index in 0..vm.vcpus() {
-            let now = self.now();
-            if let Some(vcpu) = self.queue.evict(vm.vcpu_id(index), now) {
-                self.dismiss(vcpu);
-            }
-        }
-        // Registers of CPUs that a vCPU once lived on may still hold its values.
-        self.purge(vm);
-    }
-
-    /// Ends a vCPU that is on this CPU and not running.
-    fn dismiss(&mut self, mut vcpu: Box<Vcpu<A>>) {
-        match vcpu.fp.take() {
-            FpPlace::Here(key) => self.fp.dismiss(self.cpu.fp(), key),
-            FpPlace::Carried(_) | FpPlace::Nowhere => {}
-        }
-        let vm = Arc::clone(&vcpu.vm);
-        drop(vcpu);
-        if vm.bury() {
-            self.tell(HOUSEKEEPER, Message::Bury(vm));
-        }
-    }
-
-    fn purge(&mut self, vm: &Vm<A>) {
-        for index in 0..vm.vcpus() {
-            self.fp.purge(self.cpu.fp(), vm.vcpu_id(index));
-        }
-    }
-
-    /// The last vCPU of `vm` ended: its memory is free, and it starts anew or not.
-    fn bury(&mut self, vm: &Arc<Vm<A>>) {
-        vm.chips.retire(&mut self.cpu);
-        for region in &vm.identity.ram {
-            if let Err(error) = self.machine.memory.lock().release(*region) {
-                log::error!("vm {}: memory {region} cannot be taken back: {error:?}", vm.identity.name);
-            }
-        }
-        let id = vm.identity.id;
-        let end = vm.end().unwrap_or(End::Stopped);
-        log::info!("vm {} {end}", vm.identity.name);
-        let tenant = &self.machine.tenants[usize::from(id.0)];
-        tenant.over(end);
-        match end {
-            End::Reset => self.relaunch(id),
-            End::Restarted => self.launch(id),
-            _ if self.machine.is_done() => self.halt(),
-            _ => {}
-        }
-    }
-
-    /// Starts a guest anew that asked for it: so much later that building it over and over takes a small part of
-    /// this CPU, whatever the guest does.
-    fn relaunch(&mut self, id: VmId) {
-        let now = self.now();
-        let tenant = &self.machine.tenants[usize::from(id.0)];
-        let (built, took) = tenant.built();
-        let earliest = built.saturating_add(took.saturating_mul(RELAUNCH_SPACING));
-        if now >= earliest {
-            return self.launch(id);
-        }
-        self.relaunches.push((earliest, id));
-        self.alarm_due = true;
-    }
-
-    /// Starts the guests whose time has come.
-    fn relaunch_due(&mut self, now: u64) {
-        while let Some(at) = self.relaunches.iter().position(|(when, _)| *when <= now) {
-            let (_, id) = self.relaunches.swap_remove(at);
-            self.launch(id);
-        }
-    }
-
-    /// When the next guest starts anew.
-    fn next_relaunch(&self) -> Option<Ticks> {
-        self.relaunches.iter().map(|(when, _)| Ticks(*when)).min()
-    }
-
-    /// Switches the machine off.
-    pub(crate) fn halt(&mut self) -> ! {
-        log::info!("halted");
-        self.machine.console.flush();
-        self.cpu.power_off()
     }
 }
 

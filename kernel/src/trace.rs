@@ -15,7 +15,7 @@ const _: () = assert!(RECORDS.is_power_of_two());
 /// The most CPUs whose records can be merged.
 pub const CPUS: usize = 64;
 
-/// What a record says where no vCPU is concerned.
+/// What a record says where no vCPU is concerned. Others are written as guest/vCPU, by number.
 pub const NOBODY: VcpuId = VcpuId(0xFF_FFFF);
 
 /// Declares the kinds of record: a name to print and the names of the two arguments, "" for one that means nothing.
@@ -43,62 +43,26 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// A guest is about to run: where.
-    Enter = "enter", "pc", "";
-    /// It stopped for a physical interrupt.
-    ExitInterrupt = "exit interrupt", "pc", "";
     /// It touched FP units it does not hold: which.
-    ExitFp = "exit fp", "units", "pc";
-    /// It touched memory that nothing backs: the address.
-    ExitMmio = "exit mmio", "gpa", "pc";
-    /// It called the hypervisor: the function.
-    ExitCall = "exit call", "function", "pc";
-    /// It waits for an interrupt.
-    ExitIdle = "exit idle", "pc", "";
-    /// It accessed a system register that traps: which.
-    ExitRegister = "exit register", "register", "pc";
-    /// It did what no guest may do: the syndrome.
-    ExitFault = "exit fault", "syndrome", "pc";
-    /// The vCPU has the CPU.
+    ExitFp = "exit fp", "units", "";
+    /// It touched memory that nothing backs: the address, and what it stored.
+    ExitMmio = "exit mmio", "gpa", "value";
+    /// It called for a service of the core.
+    ExitCall = "exit call", "", "";
+    /// It waits for an interrupt, or until a time.
+    ExitIdle = "exit idle", "until", "";
+    /// A vCPU's turn began.
     TurnStart = "turn start", "", "";
-    /// It gives the CPU back.
+    /// A vCPU's turn ended.
     TurnEnd = "turn end", "", "";
-    /// The vCPU sleeps.
-    Sleep = "sleep", "until", "";
     /// The vCPU was woken.
     Wake = "wake", "", "";
-    /// The vCPU moves: to which CPU.
+    /// The vCPU moved: to which CPU.
     Migrate = "migrate", "to", "";
-    /// An interrupt was made pending: its number.
-    Inject = "inject", "line", "";
-    /// A physical interrupt was taken: its number.
-    Interrupt = "interrupt", "line", "";
     /// The CPU's alarm went off.
     Alarm = "alarm", "", "";
-    /// A message was taken from the mailbox: its kind.
-    Mail = "mail", "kind", "from";
-    /// Another CPU was interrupted: which.
-    Kick = "kick", "cpu", "";
-    /// A load from an emulated device.
-    MmioRead = "mmio read", "gpa", "value";
-    /// A store to an emulated device.
-    MmioWrite = "mmio write", "gpa", "value";
-    /// FP units were loaded: which, and how many bytes.
-    FpLoad = "fp load", "units", "bytes";
-    /// FP units were saved.
-    FpSave = "fp save", "units", "bytes";
-    /// A load was not needed.
-    FpSkip = "fp skip", "units", "";
-    /// More units were exposed.
-    FpWiden = "fp widen", "from", "to";
-    /// A vCPU lost its registers to another: which.
-    FpEvict = "fp evict", "victim", "bytes";
-    /// Registers were saved because their vCPU leaves the CPU.
-    FpFlush = "fp flush", "units", "bytes";
-    /// The CPU has nothing to run.
-    Idle = "idle", "until", "";
-    /// The vCPU stopped for good.
-    Stop = "stop", "reason", "";
+    /// The vCPU ended with its guest.
+    Stop = "stop", "", "";
 }
 
 /// One record: time; sequence, vCPU and kind; two arguments.
@@ -234,8 +198,8 @@ fn line(out: &mut dyn Write, CpuId(cpu): CpuId, entry: &Entry, hz: u64) -> fmt::
     let (name, args) = entry.kind.words();
     write!(out, "{:6}.{:06} cpu{cpu:<2} ", micros / 1_000_000, micros % 1_000_000)?;
     match entry.vcpu {
-        NOBODY => write!(out, "     - {name:<14}")?,
-        VcpuId(vcpu) => write!(out, "vcpu{vcpu:<2} {name:<14}")?,
+        NOBODY => write!(out, "    - {name:<14}")?,
+        VcpuId(vcpu) => write!(out, "{:3}/{:<1} {name:<14}", vcpu >> 8, vcpu & 0xff)?,
     }
     for (name, value) in args.into_iter().zip(entry.args).filter(|(name, _)| !name.is_empty()) {
         write!(out, " {name}={value:#x}")?;
@@ -265,10 +229,10 @@ mod tests {
         let trace = Trace::new();
         assert_eq!(trace.entry(0), None);
         for n in 0..RECORDS as u64 + 3 {
-            trace.record(Ticks(n), Kind::Inject, VcpuId(7), n, n * 2);
+            trace.record(Ticks(n), Kind::ExitMmio, VcpuId(7), n, n * 2);
         }
         assert_eq!((trace.next(), trace.entry(2), trace.entry(trace.next())), (515, None, None));
-        let entry = Entry { time: Ticks(3), kind: Kind::Inject, vcpu: VcpuId(7), args: [3, 6] };
+        let entry = Entry { time: Ticks(3), kind: Kind::ExitMmio, vcpu: VcpuId(7), args: [3, 6] };
         assert_eq!(trace.entry(3), Some(entry));
     }
 
@@ -276,22 +240,22 @@ mod tests {
     fn the_newest_of_all_cpus_are_written_in_the_order_of_time() {
         let (zero, one) = (Trace::new(), Trace::new());
         for n in 0..10 {
-            zero.record(Ticks(n * 10), Kind::Enter, VcpuId(0), 0x40080000 + n, 9);
+            zero.record(Ticks(n * 10), Kind::ExitFp, VcpuId(0x100), 0x40080000 + n, 9);
         }
-        one.record(Ticks(1), Kind::Idle, NOBODY, 0, 0);
-        one.record(Ticks(75), Kind::FpWiden, VcpuId(3), 1, 3);
+        one.record(Ticks(1), Kind::Alarm, NOBODY, 0, 0);
+        one.record(Ticks(75), Kind::ExitMmio, VcpuId(3), 1, 3);
         let mut text = String::new();
         write(&mut text, &[&zero, &one], 3, 1_000_000).unwrap();
         assert_eq!(
             text,
-            "     0.000075 cpu1  vcpu3  fp widen       from=0x1 to=0x3\n\
-             \x20    0.000080 cpu0  vcpu0  enter          pc=0x40080008\n\
-             \x20    0.000090 cpu0  vcpu0  enter          pc=0x40080009\n"
+            "     0.000075 cpu1    0/3 exit mmio      gpa=0x1 value=0x3\n\
+             \x20    0.000080 cpu0    1/0 exit fp        units=0x40080008\n\
+             \x20    0.000090 cpu0    1/0 exit fp        units=0x40080009\n"
         );
         text.clear();
         write(&mut text, &[&zero, &one], usize::MAX, 0).unwrap();
         assert_eq!(text.lines().count(), 12);
-        assert!(text.lines().nth(1).unwrap().contains("     - idle"));
+        assert!(text.lines().nth(1).unwrap().contains("    - alarm"));
     }
 
     #[test]
@@ -300,7 +264,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for n in 0..2_000_000u64 {
-                    trace.record(Ticks(n), Kind::Mail, VcpuId(n as u32 & 0xFFFF), n ^ 0xAAAA, !n);
+                    trace.record(Ticks(n), Kind::ExitMmio, VcpuId(n as u32 & 0xFFFF), n ^ 0xAAAA, !n);
                 }
                 done.store(true, Ordering::Release);
             });
@@ -312,7 +276,7 @@ mod tests {
                 for n in oldest..oldest + 3 {
                     let Some(entry) = trace.entry(n) else { continue };
                     let vcpu = VcpuId(n as u32 & 0xFFFF);
-                    let whole = Entry { time: Ticks(n), kind: Kind::Mail, vcpu, args: [n ^ 0xAAAA, !n] };
+                    let whole = Entry { time: Ticks(n), kind: Kind::ExitMmio, vcpu, args: [n ^ 0xAAAA, !n] };
                     assert_eq!(entry, whole);
                     seen += 1;
                 }

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use crate::addr::{CpuId, VcpuId};
+use crate::addr::VcpuId;
 use crate::arch::Arch;
 use crate::fp::{FpKey, FpSlot};
 use crate::mail::Doorbell;
@@ -81,13 +81,6 @@ impl<A: Arch> Vcpu<A> {
     #[inline]
     pub fn stats(&self) -> &VcpuStats {
         &self.post.stats
-    }
-
-    /// Notes that it comes to live on `cpu`.
-    pub fn settle_on(&mut self, cpu: CpuId) {
-        if self.bell().home() != cpu {
-            self.account.moves += 1;
-        }
     }
 }
 

@@ -237,7 +237,7 @@ fn too_many_guests_are_one_error() {
         .fold(node("chosen"), |chosen, number| chosen.child(guest(&format!("g{number}"), 0x4800_0000)));
     read(chosen, |guests| {
         assert_eq!(guests.iter().filter(|guest| guest.is_ok()).count(), domain::MAX_GUESTS);
-        let message = "/chosen/g64: compatible: found nothing, expected at most 64 guests";
+        let message = "/chosen/g62: compatible: found nothing, expected at most 62 guests";
         assert_eq!(guests[domain::MAX_GUESTS].as_ref().unwrap_err(), message);
         assert_eq!(guests.len(), domain::MAX_GUESTS + 1);
     });

@@ -163,7 +163,7 @@ impl Monitor for Machine {
 
     fn trace(&self, out: &mut dyn fmt::Write, count: usize) -> fmt::Result {
         let trace = Trace::new();
-        (0..500).for_each(|n| trace.record(Ticks(n), Kind::Inject, VcpuId(1), n, 0));
+        (0..500).for_each(|n| trace.record(Ticks(n), Kind::ExitMmio, VcpuId(1), n, 0));
         kernel::trace::write(out, &[&trace], count, 1000)
     }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what Fermata costs, in instructions.
 //!
 //! QEMU's `-icount shift=0` makes an instruction a nanosecond of virtual time, so the `bench` guest counts instructions
-//! with its timer, the same on every run (DESIGN 8).
+//! with its timer, the same on every run.
 
 use crate::Command;
 use crate::arch::Arch;

@@ -2,7 +2,7 @@
 //!
 //! While a guest runs, `SP_EL2` points at the caller's saved registers with the guest's frame on top, so
 //! the vectors need no scratch register and no per-CPU pointer. Only general registers, `ELR_EL2` and
-//! `SPSR_EL2` move here; system registers move when a vCPU is loaded or unloaded (`sysregs`).
+//! `SPSR_EL2` move here; system registers move when a vCPU is loaded or unloaded (`cpu`).
 
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
