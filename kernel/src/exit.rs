@@ -117,6 +117,15 @@ impl Kicks {
         self.0 == 0
     }
 
+    /// Takes vCPU `index` out, and says whether it was among them.
+    #[inline]
+    pub fn take(&mut self, index: usize) -> bool {
+        let bit = 1u64.checked_shl(index as u32).unwrap_or(0);
+        let told = self.0 & bit != 0;
+        self.0 &= !bit;
+        told
+    }
+
     /// The numbers of the vCPUs, lowest first.
     #[inline]
     pub fn vcpus(self) -> impl Iterator<Item = usize> {

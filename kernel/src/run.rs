@@ -77,6 +77,7 @@ impl<A: Arch> Local<A> {
     }
 
     /// Gives one vCPU its turn, or sleeps until there may be one.
+    #[inline(always)]
     pub fn turn(&mut self) {
         self.read_mail();
         let now = self.now();
@@ -212,7 +213,11 @@ impl<A: Arch> Local<A> {
                 }
             }
             Exit::Mmio(access) => self.mmio(vcpu, vm, access),
-            Exit::Ring(kicks) => self.ring(vm, kicks),
+            Exit::Ring(mut kicks) => {
+                // It is here: it need not be rung for.
+                vcpu.news |= kicks.take(vcpu.index());
+                self.ring(vm, kicks);
+            }
             Exit::Call(call) => return self.call(vcpu, vm, call),
             Exit::Idle(until) => return Verdict::Sleep(until),
             Exit::Timer => {
@@ -472,12 +477,18 @@ impl<A: Arch> Local<A> {
                 self.made_ready(vm.vcpu_id(index), self.now());
                 continue;
             }
-            match vm.bell(index).ring() {
-                Ring::Nothing => {}
-                Ring::KickCpu(cpu) if cpu == self.id => {}
-                Ring::KickCpu(cpu) => self.cpu.kick(cpu),
-                Ring::WakeOn(cpu) => self.tell(cpu, Message::Wake(Arc::clone(vm), index)),
-            }
+            self.ring_there(vm, index);
+        }
+    }
+
+    /// Rings for a vCPU that does not sleep here.
+    #[inline(never)]
+    fn ring_there(&mut self, vm: &Arc<Vm<A>>, index: usize) {
+        match vm.bell(index).ring() {
+            Ring::Nothing => {}
+            Ring::KickCpu(cpu) if cpu == self.id => {}
+            Ring::KickCpu(cpu) => self.cpu.kick(cpu),
+            Ring::WakeOn(cpu) => self.tell(cpu, Message::Wake(Arc::clone(vm), index)),
         }
     }
 

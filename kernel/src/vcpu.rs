@@ -8,7 +8,7 @@ use crate::arch::Arch;
 use crate::fp::{FpKey, FpSlot};
 use crate::mail::Doorbell;
 use crate::sched::{Account, CpuSet, Turn};
-use crate::vm::{VcpuStats, Vm};
+use crate::vm::{Post, VcpuStats, Vm};
 
 /// Where a vCPU's floating-point state is looked after.
 pub enum FpPlace<A: Arch> {
@@ -32,6 +32,8 @@ pub struct Vcpu<A: Arch> {
     id: VcpuId,
     index: usize,
     account: Account,
+    /// Its own, so that it is found in one step: it is looked at on each way into the guest.
+    post: Arc<Post>,
     /// Its guest.
     pub vm: Arc<Vm<A>>,
     /// Its registers.
@@ -45,8 +47,17 @@ pub struct Vcpu<A: Arch> {
 impl<A: Arch> Vcpu<A> {
     /// vCPU `index` of `vm`, powered off.
     pub fn new(vm: Arc<Vm<A>>, index: usize, guest: A::Guest, fp: Box<FpSlot<A::Fp>>) -> Self {
-        let id = vm.vcpu_id(index);
-        Self { id, index, account: Account::default(), vm, guest, fp: FpPlace::Carried(fp), news: false }
+        let (id, post) = (vm.vcpu_id(index), vm.post(index));
+        Self {
+            id,
+            index,
+            account: Account::default(),
+            post,
+            vm,
+            guest,
+            fp: FpPlace::Carried(fp),
+            news: false,
+        }
     }
 
     /// Its number inside its guest.
@@ -57,7 +68,7 @@ impl<A: Arch> Vcpu<A> {
     /// Its doorbell.
     #[inline]
     pub fn bell(&self) -> &Doorbell {
-        self.vm.bell(self.index)
+        &self.post.bell
     }
 
     /// Whether it may have something pending that it was not handed yet.
@@ -69,7 +80,7 @@ impl<A: Arch> Vcpu<A> {
     /// Its counters.
     #[inline]
     pub fn stats(&self) -> &VcpuStats {
-        self.vm.stats(self.index)
+        &self.post.stats
     }
 
     /// Notes that it comes to live on `cpu`.

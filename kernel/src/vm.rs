@@ -86,6 +86,15 @@ pub(crate) fn bump(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
 }
 
+/// What any CPU may reach of a vCPU, wherever it is.
+#[derive(Debug)]
+pub struct Post {
+    /// Its doorbell.
+    pub bell: Doorbell,
+    /// Its counters.
+    pub stats: VcpuStats,
+}
+
 struct Terminal<U> {
     uart: U,
     level: Level,
@@ -114,8 +123,7 @@ pub struct Vm<A: Arch> {
     pub identity: Identity,
     /// Address space and interrupt controller.
     pub chips: Arc<A::Chips>,
-    bells: Box<[Doorbell]>,
-    stats: Box<[VcpuStats]>,
+    posts: Box<[Arc<Post>]>,
     ledgers: Box<[Arc<Ledger>]>,
     terminal: Mutex<Terminal<A::Uart>>,
     end: Mutex<Option<End>>,
@@ -141,11 +149,11 @@ impl<A: Arch> Vm<A> {
         homes: &[CpuId],
         ledgers: Box<[Arc<Ledger>]>,
     ) -> Self {
+        let post = |home: &CpuId| Post { bell: Doorbell::new(*home), stats: VcpuStats::default() };
         Self {
             identity,
             chips,
-            bells: homes.iter().map(|home| Doorbell::new(*home)).collect(),
-            stats: homes.iter().map(|_| VcpuStats::default()).collect(),
+            posts: homes.iter().map(|home| Arc::new(post(home))).collect(),
             ledgers,
             terminal: Mutex::new(Terminal { uart: A::Uart::default(), level: Level::Low }),
             end: Mutex::new(None),
@@ -156,7 +164,7 @@ impl<A: Arch> Vm<A> {
 
     /// How many vCPUs it was made with.
     pub fn vcpus(&self) -> usize {
-        self.bells.len()
+        self.posts.len()
     }
 
     /// The machine-wide number of vCPU `index`.
@@ -167,13 +175,18 @@ impl<A: Arch> Vm<A> {
     /// The doorbell of vCPU `index`, which exists.
     #[inline]
     pub fn bell(&self, index: usize) -> &Doorbell {
-        &self.bells[index]
+        &self.posts[index].bell
+    }
+
+    /// What any CPU may reach of vCPU `index`, which exists.
+    pub fn post(&self, index: usize) -> Arc<Post> {
+        Arc::clone(&self.posts[index])
     }
 
     /// The counters of vCPU `index`, which exists.
     #[inline]
     pub fn stats(&self, index: usize) -> &VcpuStats {
-        &self.stats[index]
+        &self.posts[index].stats
     }
 
     /// The FP ledger of vCPU `index`, if it exists.

@@ -36,6 +36,10 @@ pub mod fp_regs;
 #[cfg(target_arch = "aarch64")]
 pub mod gic;
 #[cfg(target_arch = "aarch64")]
+pub mod id;
+#[cfg(target_arch = "aarch64")]
+pub mod memory;
+#[cfg(target_arch = "aarch64")]
 pub mod mmio;
 #[cfg(target_arch = "aarch64")]
 pub mod psci;

@@ -1,10 +1,20 @@
-//! System registers that `aarch64-cpu` does not name, in the same idiom, and barriers.
+//! System registers: those that `aarch64-cpu` names, the others in the same idiom, and barriers.
 //!
 //! Encodings are spelled as `S<op0>_<op1>_C<n>_C<m>_<op2>` (DDI0487 C5.1.3), which every assembler takes.
 #![expect(non_camel_case_types, reason = "registers are spelled as in the Arm ARM")]
 
 use core::arch::asm;
 
+pub use aarch64_cpu::registers::{
+    AFSR0_EL1, AFSR1_EL1, AMAIR_EL1, CNTFRQ_EL0, CNTHCTL_EL2, CNTHP_CTL_EL2, CNTKCTL_EL1, CNTP_CTL_EL0,
+    CNTPCT_EL0, CNTV_CTL_EL0, CNTV_CVAL_EL0, CNTVOFF_EL2, CONTEXTIDR_EL1, CPACR_EL1, CSSELR_EL1, ELR_EL1,
+    ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HCR_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2,
+    HFGWTR_EL2, HPFAR_EL2, ICC_SRE_EL2, ICH_AP0R0_EL2, ICH_AP0R1_EL2, ICH_AP0R2_EL2, ICH_AP0R3_EL2,
+    ICH_AP1R0_EL2, ICH_AP1R1_EL2, ICH_AP1R2_EL2, ICH_AP1R3_EL2, ICH_HCR_EL2, ICH_VMCR_EL2, ICH_VTR_EL2,
+    MAIR_EL1, MAIR_EL2, MDCR_EL2, MIDR_EL1, MPIDR_EL1, PAR_EL1, SCTLR_EL1, SCTLR_EL2, SP_EL0, SP_EL1,
+    SPSR_EL1, TCR_EL1, TCR_EL2, TPIDR_EL0, TPIDR_EL1, TPIDRRO_EL0, TTBR0_EL1, TTBR0_EL2, TTBR1_EL1, VBAR_EL1,
+    VBAR_EL2, VMPIDR_EL2, VTCR_EL2, VTTBR_EL2,
+};
 pub use tock_registers::interfaces::{Readable, Writeable};
 
 macro_rules! system_registers {
@@ -42,120 +52,7 @@ macro_rules! system_registers {
 }
 
 system_registers! {
-    /// Auxiliary fault status 0.
-    AFSR0_EL1 = "S3_0_C5_C1_0";
-    /// Auxiliary fault status 1.
-    AFSR1_EL1 = "S3_0_C5_C1_1";
-    /// Auxiliary memory attributes.
-    AMAIR_EL1 = "S3_0_C10_C3_0";
-    /// Floating-point and SVE traps of EL1 and EL0.
-    CPACR_EL1 = "S3_0_C1_C0_2";
-    /// Context id.
-    CONTEXTIDR_EL1 = "S3_0_C13_C0_1";
-    /// Cache size selection.
-    CSSELR_EL1 = "S3_2_C0_C0_0";
-    /// Counter and timer access from EL0.
-    CNTKCTL_EL1 = "S3_0_C14_C1_0";
-    /// Counter and timer access from EL1 and EL0, and the event stream.
-    CNTHCTL_EL2 = "S3_4_C14_C1_0";
-    /// The guest's virtual timer: control.
-    CNTV_CTL_EL0 = "S3_3_C14_C3_1";
-    /// The guest's virtual timer: compare value.
-    CNTV_CVAL_EL0 = "S3_3_C14_C3_2";
-    /// The EL1 physical timer: control.
-    CNTP_CTL_EL0 = "S3_3_C14_C2_1";
-    /// The EL2 physical timer: control.
-    CNTHP_CTL_EL2 = "S3_4_C14_C2_1";
-    /// The EL2 physical timer: compare value.
-    CNTHP_CVAL_EL2 = "S3_4_C14_C2_2";
-    /// Offset of the virtual counter.
-    CNTVOFF_EL2 = "S3_4_C14_C0_3";
-    /// The physical counter.
-    CNTPCT_EL0 = "S3_3_C14_C0_1";
-    /// Counter frequency, Hz.
-    CNTFRQ_EL0 = "S3_3_C14_C0_0";
-    /// Syndrome of an exception taken to EL2.
-    ESR_EL2 = "S3_4_C5_C2_0";
-    /// Faulting virtual address of an exception taken to EL2.
-    FAR_EL2 = "S3_4_C6_C0_0";
-    /// Faulting intermediate address of a stage-2 fault.
-    HPFAR_EL2 = "S3_4_C6_C0_4";
-    /// Hypervisor configuration.
-    HCR_EL2 = "S3_4_C1_C1_0";
-    /// Extended hypervisor configuration (FEAT_HCX).
-    HCRX_EL2 = "S3_4_C1_C2_2";
-    /// Hypervisor system traps of AArch32.
-    HSTR_EL2 = "S3_4_C1_C1_3";
-    /// Monitor debug configuration.
-    MDCR_EL2 = "S3_4_C1_C1_1";
-    /// Fine-grained read traps (FEAT_FGT).
-    HFGRTR_EL2 = "S3_4_C1_C1_4";
-    /// Fine-grained write traps (FEAT_FGT).
-    HFGWTR_EL2 = "S3_4_C1_C1_5";
-    /// Fine-grained instruction traps (FEAT_FGT).
-    HFGITR_EL2 = "S3_4_C1_C1_6";
-    /// Fine-grained debug read traps (FEAT_FGT).
-    HDFGRTR_EL2 = "S3_4_C3_C1_4";
-    /// Fine-grained debug write traps (FEAT_FGT).
-    HDFGWTR_EL2 = "S3_4_C3_C1_5";
-    /// Memory attributes of EL1.
-    MAIR_EL1 = "S3_0_C10_C2_0";
-    /// Memory attributes of EL2.
-    MAIR_EL2 = "S3_4_C10_C2_0";
-    /// Physical address of the last address translation instruction.
-    PAR_EL1 = "S3_0_C7_C4_0";
-    /// System control of EL1.
-    SCTLR_EL1 = "S3_0_C1_C0_0";
-    /// System control of EL2.
-    SCTLR_EL2 = "S3_4_C1_C0_0";
-    /// Translation control of EL1.
-    TCR_EL1 = "S3_0_C2_C0_2";
-    /// Translation control of EL2.
-    TCR_EL2 = "S3_4_C2_C0_2";
-    /// Translation table base 0 of EL1.
-    TTBR0_EL1 = "S3_0_C2_C0_0";
-    /// Translation table base 1 of EL1.
-    TTBR1_EL1 = "S3_0_C2_C0_1";
-    /// Translation table base of EL2.
-    TTBR0_EL2 = "S3_4_C2_C0_0";
-    /// Thread ids.
-    TPIDR_EL0 = "S3_3_C13_C0_2";
-    /// Thread id that EL0 may only read.
-    TPIDRRO_EL0 = "S3_3_C13_C0_3";
-    /// Thread id of EL1.
-    TPIDR_EL1 = "S3_0_C13_C0_4";
-    /// Vector base of EL1.
-    VBAR_EL1 = "S3_0_C12_C0_0";
-    /// Vector base of EL2.
-    VBAR_EL2 = "S3_4_C12_C0_0";
-    /// Syndrome of EL1.
-    ESR_EL1 = "S3_0_C5_C2_0";
-    /// Fault address of EL1.
-    FAR_EL1 = "S3_0_C6_C0_0";
-    /// Exception return address of EL1.
-    ELR_EL1 = "S3_0_C4_C0_1";
-    /// Saved program status of EL1.
-    SPSR_EL1 = "S3_0_C4_C0_0";
-    /// Stack pointer of EL0.
-    SP_EL0 = "S3_0_C4_C1_0";
-    /// Stack pointer of EL1, as EL2 reaches it.
-    SP_EL1 = "S3_4_C4_C1_0";
-    /// What the guest reads as `MIDR_EL1`.
-    VPIDR_EL2 = "S3_4_C0_C0_0";
-    /// What the guest reads as `MPIDR_EL1`.
-    VMPIDR_EL2 = "S3_4_C0_C0_5";
-    /// Main id.
-    MIDR_EL1 = "S3_0_C0_C0_0";
-    /// Affinity of this CPU.
-    MPIDR_EL1 = "S3_0_C0_C0_5";
-    /// Stage-2 translation control.
-    VTCR_EL2 = "S3_4_C2_C1_2";
-    /// Stage-2 translation table base and VMID.
-    VTTBR_EL2 = "S3_4_C2_C1_0";
-    /// Performance monitors control, for the number of counters.
-    PMCR_EL0 = "S3_3_C9_C12_0";
-    /// Streaming mode and ZA state (FEAT_SME).
-    SVCR = "S3_3_C4_C2_2";
+    // The PAuth keys have names in `aarch64-cpu` that the assembler takes with FEAT_PAuth switched on only.
     /// PAuth instruction key A, low half (FEAT_PAuth).
     APIAKEYLO_EL1 = "S3_0_C2_C1_0";
     /// PAuth instruction key A, high half.
@@ -176,8 +73,18 @@ system_registers! {
     APGAKEYLO_EL1 = "S3_0_C2_C3_0";
     /// PAuth generic key, high half.
     APGAKEYHI_EL1 = "S3_0_C2_C3_1";
-    /// GIC: system register enable at EL2.
-    ICC_SRE_EL2 = "S3_4_C12_C9_5";
+    /// The EL2 physical timer: compare value.
+    CNTHP_CVAL_EL2 = "S3_4_C14_C2_2";
+    /// Extended hypervisor configuration (FEAT_HCX).
+    HCRX_EL2 = "S3_4_C1_C2_2";
+    /// Hypervisor system traps of AArch32.
+    HSTR_EL2 = "S3_4_C1_C1_3";
+    /// What the guest reads as `MIDR_EL1`.
+    VPIDR_EL2 = "S3_4_C0_C0_0";
+    /// Performance monitors control, for the number of counters.
+    PMCR_EL0 = "S3_3_C9_C12_0";
+    /// Streaming mode and ZA state (FEAT_SME).
+    SVCR = "S3_3_C4_C2_2";
     /// GIC: priority mask.
     ICC_PMR_EL1 = "S3_0_C4_C6_0";
     /// GIC: binary point of group 1.
@@ -194,47 +101,22 @@ system_registers! {
     ICC_DIR_EL1 = "S3_0_C12_C11_1";
     /// GIC: software generated interrupt of group 1.
     ICC_SGI1R_EL1 = "S3_0_C12_C11_5";
-    /// GIC: virtual interface control.
-    ICH_HCR_EL2 = "S3_4_C12_C11_0";
-    /// GIC: what the virtual interface implements.
-    ICH_VTR_EL2 = "S3_4_C12_C11_1";
-    /// GIC: the guest's CPU interface state.
-    ICH_VMCR_EL2 = "S3_4_C12_C11_7";
-    /// GIC: active priorities, group 0.
-    ICH_AP0R0_EL2 = "S3_4_C12_C8_0";
-    /// GIC: active priorities, group 1.
-    ICH_AP1R0_EL2 = "S3_4_C12_C9_0";
-    /// GIC: active priorities of group 0, second word (6 priority bits and more).
-    ICH_AP0R1_EL2 = "S3_4_C12_C8_1";
-    /// GIC: active priorities of group 1, second word.
-    ICH_AP1R1_EL2 = "S3_4_C12_C9_1";
-    /// GIC: active priorities of group 0, third word (7 priority bits).
-    ICH_AP0R2_EL2 = "S3_4_C12_C8_2";
-    /// GIC: active priorities of group 0, fourth word.
-    ICH_AP0R3_EL2 = "S3_4_C12_C8_3";
-    /// GIC: active priorities of group 1, third word.
-    ICH_AP1R2_EL2 = "S3_4_C12_C9_2";
-    /// GIC: active priorities of group 1, fourth word.
-    ICH_AP1R3_EL2 = "S3_4_C12_C9_3";
 }
 
 macro_rules! list_registers {
-    ($($n:literal $encoding:literal),* $(,)?) => {
-        /// Reads list register `n` (`ICH_LR<n>_EL2`); one that does not exist reads as zero.
+    ($($n:literal $name:ident),* $(,)?) => {
+        /// Reads list register `n` (`ICH_LR<n>_EL2`), which exists; any other reads as zero.
         pub fn read_lr(n: usize) -> u64 {
-            let value;
             match n {
-                // SAFETY: callers stay below the number of list registers of `ICH_VTR_EL2`.
-                $($n => unsafe { asm!(concat!("mrs {}, ", $encoding), out(reg) value, options(nomem, nostack, preserves_flags)) },)*
-                _ => value = 0,
+                $($n => aarch64_cpu::registers::$name.get(),)*
+                _ => 0,
             }
-            value
         }
-        /// Writes list register `n`; one that does not exist is left alone.
+
+        /// Writes list register `n`, which exists.
         pub fn write_lr(n: usize, value: u64) {
             match n {
-                // SAFETY: as above; a list register only holds virtual interrupts of the loaded guest.
-                $($n => unsafe { asm!(concat!("msr ", $encoding, ", {}"), in(reg) value, options(nomem, nostack, preserves_flags)) },)*
+                $($n => aarch64_cpu::registers::$name.set(value),)*
                 _ => {}
             }
         }
@@ -242,10 +124,9 @@ macro_rules! list_registers {
 }
 
 list_registers! {
-    0 "S3_4_C12_C12_0", 1 "S3_4_C12_C12_1", 2 "S3_4_C12_C12_2", 3 "S3_4_C12_C12_3",
-    4 "S3_4_C12_C12_4", 5 "S3_4_C12_C12_5", 6 "S3_4_C12_C12_6", 7 "S3_4_C12_C12_7",
-    8 "S3_4_C12_C13_0", 9 "S3_4_C12_C13_1", 10 "S3_4_C12_C13_2", 11 "S3_4_C12_C13_3",
-    12 "S3_4_C12_C13_4", 13 "S3_4_C12_C13_5", 14 "S3_4_C12_C13_6", 15 "S3_4_C12_C13_7",
+    0 ICH_LR0_EL2, 1 ICH_LR1_EL2, 2 ICH_LR2_EL2, 3 ICH_LR3_EL2, 4 ICH_LR4_EL2, 5 ICH_LR5_EL2, 6 ICH_LR6_EL2,
+    7 ICH_LR7_EL2, 8 ICH_LR8_EL2, 9 ICH_LR9_EL2, 10 ICH_LR10_EL2, 11 ICH_LR11_EL2, 12 ICH_LR12_EL2,
+    13 ICH_LR13_EL2, 14 ICH_LR14_EL2, 15 ICH_LR15_EL2,
 }
 
 /// Instruction synchronisation: earlier system-register writes take effect for what follows.

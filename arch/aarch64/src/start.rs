@@ -10,15 +10,14 @@ use alloc::vec::Vec;
 use core::mem::size_of;
 use core::ops::Range;
 
-use kernel::addr::{CpuId, Gpa, Hpa, VmId};
+use kernel::addr::{CpuId, Hpa, VmId};
 use kernel::console::{Console, Mode, Stamp};
 use kernel::domain::{self, Limits};
 use kernel::fdt::{HEADER_SIZE, Node, Tree};
 use kernel::fp::{AuditSwitch, FpUnit, Policy};
 use kernel::machine::{CpuShared, Machine, Tenant};
-use kernel::mem::{GRANULE, Memory, Region, Regions};
-use kernel::paging::{Rights, Space};
-use kernel::platform::{self as board, Reservation};
+use kernel::mem::{Memory, Region};
+use kernel::platform as board;
 use kernel::run::Local;
 use kernel::sched::{CpuSet, Pool};
 use kernel::trace::Trace;
@@ -27,19 +26,19 @@ use spin::{Mutex, Once};
 use crate::arch::Aarch64;
 use crate::boot::{self, HCR_HOST, Handoff, SCTLR_ON};
 use crate::cpu::{AFFINITIES, Keys, STACK_SIZE, ThisCpu, now};
-use crate::el2::{self, El2};
 use crate::facts::{Abilities, Facts, establish, facts, hcr};
 use crate::fp::{File, Present};
 use crate::fp_regs::Hardware;
 use crate::gic::{CpuInterface, Distributor, find_redistributor};
 use crate::idregs::{IdRegs, Raw};
+use crate::memory::{build_map, count_memory, reserve};
 use crate::mmio::Mmio;
-use crate::ram::{HeapTables, frozen};
+use crate::ram::frozen;
 use crate::regs::*;
 use crate::serial::{Model, Uart, Width, Window};
 use crate::stage2::{Caching, VmidBits, vtcr};
 use crate::switch::VECTORS;
-use crate::{platform, psci};
+use crate::{id, platform, psci};
 
 /// Most physical CPUs that are used.
 const MAX_CPUS: usize = CpuSet::CAPACITY;
@@ -176,9 +175,9 @@ fn attach(console: &Console, line: Line) {
 }
 
 /// The machine's device tree, and where it is.
-struct Source {
-    tree: Tree<'static>,
-    region: Region,
+pub(crate) struct Source {
+    pub(crate) tree: Tree<'static>,
+    pub(crate) region: Region,
 }
 
 fn read_tree(at: u64) -> Result<Source, Failure> {
@@ -205,7 +204,7 @@ fn find_console(tree: &Tree<'static>) -> Option<Line> {
 }
 
 /// Why the machine cannot start: what the console shows.
-type Failure = alloc::string::String;
+pub(crate) type Failure = alloc::string::String;
 
 fn start(
     source: &Source,
@@ -220,7 +219,8 @@ fn start(
     let cpus = count_cpus(tree)?;
     AFFINITIES.call_once(|| cpus.clone());
     let domains = read_domains(source, image, &mut memory, cpus.len());
-    build_map(&memory, &unmapped, image, &gic, source.region)?;
+    let uart = EMERGENCY.get().and_then(|line| Region::new(Hpa(line.base), 4096));
+    build_map(&memory, &unmapped, image, &gic, source.region, uart)?;
     let range = |region: &Region| region.base().0..region.last().0 + 1;
     COMMON.call_once(|| Common { redistributors: gic.redistributors.iter().map(range).collect() });
     // SAFETY: the tree names the distributor there, and the map has it as Device memory.
@@ -289,45 +289,6 @@ fn check_cpu() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Counts memory: all of it, what is free, and what must not be mapped.
-fn count_memory(source: &Source, image: Image) -> Result<(Memory, Vec<Region>), Failure> {
-    let tree = &source.tree;
-    let mut all = Regions::new();
-    for region in board::memory(tree) {
-        match region {
-            Ok(region) => all.insert(region).map_err(|e| alloc::format!("memory {region}: {e:?}"))?,
-            Err(complaint) => log::warn!("{complaint}: ignored"),
-        }
-    }
-    if all.total() == 0 {
-        return Err("the device tree has no node with device_type \"memory\"".into());
-    }
-    let mut memory = Memory::new(all);
-    let mut unmapped = Vec::new();
-    for reserved in board::reserved(tree) {
-        match reserved {
-            Ok(reserved) => {
-                reserve(&mut memory, reserved.region);
-                if reserved.kind == Reservation::NoMap {
-                    unmapped.push(reserved.region);
-                }
-            }
-            Err(complaint) => log::warn!("{complaint}: ignored"),
-        }
-    }
-    if let Some(own) = Region::new(Hpa(image.start), image.end - image.start) {
-        reserve(&mut memory, own);
-    }
-    reserve(&mut memory, source.region);
-    Ok((memory, unmapped))
-}
-
-fn reserve(memory: &mut Memory, region: Region) {
-    if let Err(error) = memory.reserve(region.widened(4096)) {
-        log::error!("memory {region} cannot be set aside: {error:?}");
-    }
-}
-
 /// Affinities of the CPUs that are used, the boot CPU first.
 fn count_cpus(tree: &Tree<'static>) -> Result<Vec<u64>, Failure> {
     let own = MPIDR_EL1.get() & 0xff_00ff_ffff;
@@ -394,61 +355,6 @@ fn guest_name(mut node: Node<'static>) -> &'static str {
         node = parent;
     }
     node.text("fermata,name").ok().flatten().unwrap_or(node.base_name())
-}
-
-/// Builds and enters Fermata's own address space: memory at its own address, code not writable, data not
-/// executable, and the devices it drives.
-fn build_map(
-    memory: &Memory,
-    unmapped: &[Region],
-    image: Image,
-    gic: &platform::Gic<'_>,
-    blob: Region,
-) -> Result<(), Failure> {
-    let failed = |error| alloc::format!("our own address space could not be made: {error:?}");
-    let mut space = Space::new(El2, HeapTables).map_err(failed)?;
-    let mut map =
-        |region: Region, rights| space.map(Gpa(region.base().0), region.base(), region.size(), rights);
-    let part = |from: u64, to: u64| Region::new(Hpa(from), to - from);
-    let image_parts = [
-        (part(image.start, image.text_end), Rights::ReadOnly),
-        (part(image.text_end, image.rodata_end), Rights::Constant),
-        (part(image.rodata_end, image.end), Rights::Data),
-    ];
-    let mut data = memory.all().clone();
-    let without = |data: &mut Regions, region: Region| {
-        data.remove(region).map_err(|e| alloc::format!("memory {region}: {e:?}"))
-    };
-    for (region, rights) in image_parts {
-        if let Some(region) = region {
-            without(&mut data, region)?;
-            map(region, rights).map_err(failed)?;
-        }
-    }
-    for region in unmapped {
-        without(&mut data, region.widened(4096))?;
-    }
-    let blob = blob.widened(4096);
-    if !data.covers(&blob) {
-        without(&mut data, blob)?;
-        map(blob, Rights::Constant).map_err(failed)?;
-    }
-    for region in data.iter().filter_map(|region| region.aligned(4096)) {
-        map(region, Rights::Data).map_err(failed)?;
-    }
-    let uart = EMERGENCY.get().and_then(|line| Region::new(Hpa(line.base), 4096));
-    let devices = gic.redistributors.iter().copied().chain([gic.distributor]).chain(uart);
-    for region in devices {
-        map(region.widened(4096), Rights::Device)
-            .map_err(|error| alloc::format!("device at {region}: {error:?}"))?;
-    }
-    let root = space.root();
-    // The tables are in use for ever.
-    core::mem::forget(space);
-    // SAFETY: the tables map the image, its stack, and everything else this function's callers use, at the
-    // addresses they have; they are complete in memory (`enter_map` orders that).
-    unsafe { boot::enter_map(root.0, el2::tcr(id::mmfr0())) };
-    Ok(())
 }
 
 /// Sets up exceptions, before anything can go wrong.
@@ -608,37 +514,3 @@ fn enter_loop(id: CpuId, mut cpu: ThisCpu, machine: &'static Machine<Aarch64>) -
     let trace: &'static Trace = &machine.cpus[id.0].trace;
     Local::new(cpu, machine, fp, trace)
 }
-
-/// ID registers of this CPU.
-mod id {
-    use super::Raw;
-    use core::arch::asm;
-
-    macro_rules! id {
-        ($name:ident, $encoding:literal) => {
-            pub(super) fn $name() -> u64 {
-                let value;
-                // SAFETY: reading an ID register changes nothing; all of S3_0_C0_C<4..7> can be read at EL2.
-                unsafe { asm!(concat!("mrs {}, ", $encoding), out(reg) value, options(nomem, nostack, preserves_flags)) };
-                value
-            }
-        };
-    }
-    id!(pfr0, "S3_0_C0_C4_0");
-    id!(pfr1, "S3_0_C0_C4_1");
-    id!(dfr0, "S3_0_C0_C5_0");
-    id!(isar0, "S3_0_C0_C6_0");
-    id!(isar1, "S3_0_C0_C6_1");
-    id!(isar2, "S3_0_C0_C6_2");
-    id!(mmfr0, "S3_0_C0_C7_0");
-    id!(mmfr1, "S3_0_C0_C7_1");
-    id!(mmfr2, "S3_0_C0_C7_2");
-
-    /// In the order of `idregs::SHOWN`.
-    pub(super) fn raw() -> Raw {
-        [pfr0(), pfr1(), dfr0(), isar0(), isar1(), isar2(), mmfr0(), mmfr1(), mmfr2()]
-    }
-}
-
-/// Keeps the granule of guest memory and the module alignment honest: a guest's memory is whole blocks.
-const _: () = assert!(GRANULE == 2 << 20);

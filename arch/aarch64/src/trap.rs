@@ -152,9 +152,11 @@ fn wait(esr: u64) -> Wait {
 }
 
 fn sysreg(esr: u64) -> SysAccess {
-    let field = |low: u32, bits: u32| (esr >> low & ((1 << bits) - 1)) as u16;
+    let field = |low: u32, bits: u32| esr >> low & ((1 << bits) - 1);
+    // Op1 and CRn are neighbours, there and in the packed number.
+    let register = field(20, 2) << 14 | field(10, 7) << 7 | field(1, 4) << 3 | field(17, 3);
     SysAccess {
-        register: encode(field(20, 2), field(14, 3), field(10, 4), field(1, 4), field(17, 3)),
+        register: register as u16,
         rt: field(5, 5) as u8,
         direction: if bit(esr, 0) { Direction::Read } else { Direction::Write },
     }

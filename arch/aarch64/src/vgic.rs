@@ -104,6 +104,15 @@ impl Lane {
         self.rows = self.rows & !(1 << row) | u32::from(ready != 0) << row;
         ready & !old
     }
+
+    /// As [`Vgic::changed`] for `word`, the SGIs and PPIs of this vCPU: whether it concerns the vCPU.
+    #[inline]
+    fn stir(&mut self, word: &Word, mask: u32, open_groups: [u32; 2]) -> bool {
+        let fresh = self.set_row(0, self.ready[0] & !mask | word.wanted(open_groups) & mask);
+        let listed = word.listed & mask;
+        self.recheck |= listed != 0;
+        fresh | listed != 0
+    }
 }
 
 /// Where an SPI goes and where it is.
@@ -167,16 +176,17 @@ impl Vgic {
     /// that the receiver has not taken are one.
     pub fn sgi(&mut self, from: usize, sgi1r: u64) -> Kicks {
         let bit = 1 << (sgi1r >> 24 & 0xf);
-        let mut kicks = Kicks::NONE;
-        for vcpu in Bits(self.sgi_targets(from, sgi1r)) {
-            let word = vcpu as usize;
-            let already = self.words[word].latch & bit != 0;
-            self.words[word].latch |= bit;
-            if !already {
-                kicks |= self.changed(word, bit);
+        let targets = self.sgi_targets(from, sgi1r);
+        let mut kicks = 0;
+        for vcpu in Bits(targets) {
+            let at = vcpu as usize;
+            let (Some(word), Some(lane)) = (self.words.get_mut(at), self.lanes.get_mut(at)) else { break };
+            if word.latch & bit == 0 {
+                word.latch |= bit;
+                kicks |= u64::from(lane.stir(word, bit, self.open_groups)) << vcpu;
             }
         }
-        kicks
+        Kicks(kicks)
     }
 
     fn sgi_targets(&self, from: usize, sgi1r: u64) -> u64 {

@@ -1,6 +1,6 @@
 //! Shows that vCPUs can be started, stopped and told things: PSCI with its errors, SGIs, memory ordering.
 //!
-//! Arguments: `rounds=` (default 2000) of each storm.
+//! Arguments: `rounds=` (default 500) of each ping-pong and storm.
 #![no_std]
 #![no_main]
 
@@ -287,7 +287,7 @@ fn ping_pong(wait: fn(usize, u64)) -> Outcome {
         }
     }
     static BASE: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
-    let rounds = args::number("rounds", 2000);
+    let rounds = args::number("rounds", 500);
     for (cpu, base) in BASE.iter().enumerate() {
         base.store(taken(cpu, 4), Release);
     }
@@ -311,7 +311,7 @@ fn sgi_storm() -> Outcome {
     static FAILED: AtomicU32 = AtomicU32::new(0);
     fn storm(me: usize) {
         BARRIER.wait(smp::count());
-        for round in 0..args::number("rounds", 2000) {
+        for round in 0..args::number("rounds", 500) {
             gic::send((round % 15) as u32, (me + round as usize) % smp::count());
         }
         BARRIER.wait(smp::count());

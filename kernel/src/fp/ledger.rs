@@ -135,6 +135,7 @@ impl Tally {
 }
 
 impl Ledger {
+    #[inline]
     pub(super) fn record(&self, event: Event) {
         match event {
             Event::Trap(units) => {

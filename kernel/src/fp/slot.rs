@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use super::stamp::Stamp;
-use super::{FpContext, Ledger, MAX_GROUPS, Policy, PolicyCell, Units};
+use super::{Event, FpContext, Ledger, MAX_GROUPS, Policy, PolicyCell, Units};
 use crate::addr::{CpuId, VcpuId};
 
 /// A vCPU's floating-point state in memory, and what the machine knows about it.
@@ -64,6 +64,13 @@ impl<F: FpContext> FpSlot<F> {
     /// Tells the policy in force.
     pub fn policy(&self) -> Policy {
         self.policy.policy()
+    }
+
+    /// Counts in the ledgers of the vCPU and of the CPU where it lives.
+    #[inline]
+    pub(super) fn count(&self, cpu: &Ledger, event: Event) {
+        self.ledger.record(event);
+        cpu.record(event);
     }
 
     /// Shares the counters, for readers on other CPUs.

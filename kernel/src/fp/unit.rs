@@ -207,19 +207,18 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     /// [`enter`](Self::enter); a guest that loses its turn in between loses nothing, and its request stays.
     pub fn request(&mut self, touched: Units) -> Touch {
         let Some(index) = self.running else { return Touch::Absent };
-        self.record(index, Event::Trap(touched));
-        let exposed = self.exposed;
-        let slot = self.slot_mut(index);
+        let slot = occupant(&mut self.slots, index);
+        slot.count(&self.ledger, Event::Trap(touched));
         if !slot.image.units().contains(touched) && R::keeps(Rule::RefuseAbsent) {
             return Touch::Absent;
         }
         slot.touched |= touched;
         // What else `touched` needs depends on the form the image has when it is loaded.
         let wanted = if R::keeps(Rule::CloseLate) { touched } else { slot.image.closure(touched) };
-        let missing = wanted - exposed;
+        let missing = wanted - self.exposed;
         slot.request |= missing;
         self.pending |= u16::from(missing.bits());
-        self.record(index, Event::Request);
+        slot.count(&self.ledger, Event::Request);
         Touch::Granted
     }
 
@@ -296,25 +295,26 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     }
 
     /// Makes the registers of group `n` hold at least `wanted` of the running vCPU, and exposes them.
+    #[inline]
     fn seize(&mut self, file: &mut F::File, index: usize, n: usize, wanted: Units) {
-        self.record(index, Event::Exposure);
         let here = self.is_here(index, n);
         let valid = self.seats[n].valid;
-        if here && valid.contains(wanted) {
-            self.record(index, Event::Skip);
+        let load = if here && valid.contains(wanted) {
+            None
         } else if here && !valid.is_empty() {
             // The views overlap: what the guest wrote through the narrow one has to be in memory first.
             if R::keeps(Rule::SaveBeforeWidening) {
                 self.save(file, n, SaveCause::Widen);
             }
             self.record(index, Event::Widening);
-            self.load(file, index, n, valid | wanted);
+            Some(valid | wanted)
         } else {
             if R::keeps(Rule::SaveBeforeEviction) {
                 self.save(file, n, SaveCause::Evict);
             }
-            self.load(file, index, n, wanted);
-        }
+            Some(wanted)
+        };
+        self.occupy(file, index, n, load);
         let seat = &mut self.seats[n];
         if R::keeps(Rule::Rehome) {
             // It may have been away: its values waited here, but its slot is another one now.
@@ -326,15 +326,25 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         self.exposed |= seat.valid;
     }
 
-    fn load(&mut self, file: &mut F::File, index: usize, n: usize, units: Units) {
-        let slot = self.slot(index);
+    /// Loads registers of group `n` from the image of the running vCPU, unless they are in place.
+    #[inline]
+    fn occupy(&mut self, file: &mut F::File, index: usize, n: usize, load: Option<Units>) {
+        let slot = occupant(&mut self.slots, index);
+        slot.count(&self.ledger, Event::Exposure);
+        let Some(units) = load else { return slot.count(&self.ledger, Event::Skip) };
         slot.image.restore(file, units);
-        let bytes = slot.image.bytes(units);
-        let (owner, stamp) = (Some(slot.id), slot.stamps[n]);
-        let loaded = self.seats[n].loaded | units;
-        self.seats[n] =
-            Seat { owner, slot: index, stamp, valid: units, dirty: Units::empty(), loaded, painted: false };
-        self.record(index, Event::Load { bytes });
+        slot.count(&self.ledger, Event::Load { bytes: slot.image.bytes(units) });
+        let seat = &mut self.seats[n];
+        let loaded = seat.loaded | units;
+        *seat = Seat {
+            owner: Some(slot.id),
+            slot: index,
+            stamp: slot.stamps[n],
+            valid: units,
+            dirty: Units::empty(),
+            loaded,
+            painted: false,
+        };
     }
 
     /// Writes the dirty units of group `n` to the image they belong to.
@@ -344,8 +354,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         if dirty.is_empty() {
             return;
         }
-        let index = seat.slot;
-        let Some(slot) = self.slots[index].as_mut() else { return };
+        let Some(slot) = self.slots[seat.slot].as_mut() else { return };
         let kept = slot.image.save(file, dirty);
         if R::keeps(Rule::ForgetDestroyed) {
             seat.valid &= kept;
@@ -354,8 +363,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             slot.stamps[n] = self.stamps.draw();
         }
         seat.stamp = slot.stamps[n];
-        let bytes = slot.image.bytes(dirty);
-        self.record(index, Event::Save { cause, bytes });
+        slot.count(&self.ledger, Event::Save { cause, bytes: slot.image.bytes(dirty) });
     }
 
     /// Ends a turn for group `n`, whose registers are the vCPU's.
@@ -453,8 +461,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     }
 
     fn record(&self, index: usize, event: Event) {
-        self.slot(index).ledger.record(event);
-        self.ledger.record(event);
+        self.slot(index).count(&self.ledger, event);
     }
 
     fn index(&self, key: &FpKey) -> usize {
@@ -468,12 +475,17 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     }
 
     fn slot_mut(&mut self, index: usize) -> &mut FpSlot<F> {
-        self.slots[index].as_mut().expect("an FP key names an empty slot")
+        occupant(&mut self.slots, index)
     }
 
     fn take(&mut self, index: usize) -> Box<FpSlot<F>> {
         self.slots[index].take().expect("an FP key names an empty slot")
     }
+}
+
+/// Whoever holds an [`FpKey`] has a slot.
+fn occupant<F: FpContext>(slots: &mut [Option<Box<FpSlot<F>>>], index: usize) -> &mut FpSlot<F> {
+    slots[index].as_mut().expect("an FP key names an empty slot")
 }
 
 /// The units among the bits of `pending`.

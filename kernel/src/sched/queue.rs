@@ -379,7 +379,7 @@ impl<T: Turn> RunQueue<T> {
     }
 
     /// Raises the floor to what everybody has reached by now. Returns where the running vCPU is.
-    #[inline]
+    #[inline(always)]
     fn advance(&mut self, now: u64) -> Option<u64> {
         let runner = self.running.as_ref().map(|running| running.vtime_at(now));
         let first = self.least().map(|at| self.ready[at].vtime);

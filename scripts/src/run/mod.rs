@@ -82,7 +82,10 @@ fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
 /// Lists what a run needs. A dry run compiles nothing.
 fn needs(arch: Arch, debian: bool, dry_run: bool) -> Vec<Need> {
     let mut needs = vec![Need::Emulator(arch)];
-    needs.extend((!dry_run).then_some(Need::Target(arch)));
+    // Both targets, though one is used: whoever has run Fermata once can test it offline.
+    if !dry_run {
+        needs.extend([Need::Target(Arch::Aarch64), Need::Target(Arch::Loongarch64)]);
+    }
     needs.extend(debian.then_some(Need::Debian(arch)));
     needs
 }

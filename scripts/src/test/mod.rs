@@ -77,7 +77,7 @@ fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
             request.filters.join(" or ")
         );
     }
-    setup::ensure(&[setup::Need::Target(Arch::Aarch64)])?;
+    setup::ensure(&[setup::Need::Target(Arch::Aarch64), setup::Need::Target(Arch::Loongarch64)])?;
     let score = Score::new(workspace.clone())?;
     for step in &suite.steps {
         score.judge(step.name, |log| step.run(&workspace, log));

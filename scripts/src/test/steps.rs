@@ -49,6 +49,17 @@ const STEPS: &[Step] = &[
         only_with: None,
     },
     Step {
+        name: "lints-loongarch64",
+        run: |workspace, log| {
+            // The portable core is all there is for it; that it builds there is what keeps it portable.
+            let target = Arch::Loongarch64.rust_target();
+            let words = ["clippy", "--quiet", "-p", "kernel", "--target", target, "--", "-D", "warnings"];
+            cargo(workspace, log, &words, None)
+        },
+        failure: "clippy complains",
+        only_with: None,
+    },
+    Step {
         name: "host-tests",
         run: |workspace, log| cargo(workspace, log, &["test", "--quiet", "--no-fail-fast"], None),
         failure: "a host test fails",

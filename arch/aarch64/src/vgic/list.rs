@@ -190,9 +190,7 @@ impl Vgic {
             kicks = self.recheck(vcpu, cpu);
         }
         if self.lanes[vcpu].fits(self.free(cpu)) {
-            while let Some(place) = self.first_candidate(vcpu) {
-                self.list(vcpu, cpu, place);
-            }
+            self.list_all(vcpu, cpu);
         } else {
             self.squeeze(vcpu, cpu);
             self.ask_for_more(vcpu, cpu);
@@ -221,8 +219,35 @@ impl Vgic {
         kicks
     }
 
+    /// Puts all candidates into list registers, of which enough are free.
+    #[inline]
+    fn list_all(&mut self, vcpu: usize, cpu: &mut Interface) {
+        let (mut free, shared, groups) = (self.free(cpu), self.lanes.len(), self.open_groups);
+        let lane = &mut self.lanes[vcpu];
+        for row in Bits(core::mem::take(&mut lane.rows).into()) {
+            let ready = core::mem::take(&mut lane.ready[row as usize]);
+            let word = &mut self.words[if row == 0 { vcpu } else { shared + row as usize - 1 }];
+            let open = word.open(groups);
+            for index in Bits(ready.into()) {
+                let (intid, bit) = (row * 32 + index, 1 << index);
+                let register = word.enter(index, intid, if open & bit != 0 { Open::Yes } else { Open::No });
+                if register == 0 {
+                    word.unlist(bit);
+                    continue;
+                }
+                if row != 0 {
+                    self.routes[intid as usize - 32].owner = vcpu as u8;
+                }
+                let n = free.trailing_zeros();
+                free &= free.wrapping_sub(1);
+                cpu.lr[n as usize] = register;
+                cpu.used |= 1 << n;
+            }
+        }
+    }
+
     /// Puts a candidate into a free list register.
-    #[inline(always)]
+    #[inline(never)]
     fn list(&mut self, vcpu: usize, cpu: &mut Interface, place: Place) {
         let row = place.word.checked_sub(self.lanes.len()).map_or(0, |shared| shared + 1);
         let lane = &mut self.lanes[vcpu];
@@ -349,14 +374,6 @@ impl Vgic {
             let word = if row == 0 { vcpu } else { self.lanes.len() + row as usize - 1 };
             Bits(lane.ready[row as usize].into()).map(move |index| Place { word, index })
         })
-    }
-
-    fn first_candidate(&self, vcpu: usize) -> Option<Place> {
-        let lane = &self.lanes[vcpu];
-        let row = lane.rows.trailing_zeros() as usize;
-        let index = lane.ready.get(row)?.trailing_zeros();
-        let word = if row == 0 { vcpu } else { self.lanes.len() + row - 1 };
-        Some(Place { word, index })
     }
 
     fn free(&self, cpu: &Interface) -> u32 {
