@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -49,14 +50,14 @@ impl Qemu {
     ///
     /// # Errors
     /// It cannot be started.
-    pub(crate) fn start(mut command: Command, keyboard: Keyboard) -> Result<Self> {
+    pub(crate) fn start(command: Command, keyboard: Keyboard) -> Result<Self> {
+        let mut command = tied(command);
         let stdin = match keyboard {
             Keyboard::Here => Stdio::piped(),
             Keyboard::Terminal => Stdio::inherit(),
         };
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let program = command.get_program().to_string_lossy().into_owned();
-        let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
+        let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let (send, output) = channel();
         let mut stdout = child.stdout.take().context("no standard output")?;
         std::thread::spawn(move || {
@@ -134,6 +135,28 @@ impl Drop for Qemu {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Makes a command end with this program, however that ends: a QEMU whose caller was killed would go on for ever. The
+/// system call for it is unsafe to make between fork and exec, so `setpriv` of util-linux makes it; without that the
+/// command stays as it is.
+fn tied(command: Command) -> Command {
+    static SETPRIV: OnceLock<bool> = OnceLock::new();
+    let probe = || {
+        let mut probe = Command::new("setpriv");
+        probe
+            .args(["--pdeathsig", "TERM", "true"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        probe.status().is_ok_and(|status| status.success())
+    };
+    if !SETPRIV.get_or_init(probe) {
+        return command;
+    }
+    let mut tied = Command::new("setpriv");
+    tied.args(["--pdeathsig", "TERM"]).arg(command.get_program()).args(command.get_args());
+    tied
 }
 
 /// Starts the thread that types what it is sent, slowly.

@@ -61,7 +61,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "host-tests",
-        run: |workspace, log| cargo(workspace, log, &["test", "--quiet"], None),
+        run: |workspace, log| cargo(workspace, log, &["test", "--quiet", "--no-fail-fast"], None),
         failure: "a host test fails",
         only_with: None,
     },
