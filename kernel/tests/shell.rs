@@ -290,7 +290,7 @@ fn the_most_trace_records_fit_on_the_port() {
     let machine = Machine::new(Mode::Terminal);
     let text = machine.run("trace 150");
     assert_eq!(text.lines().count(), 150);
-    assert!(text.starts_with("     0.350000 cpu0  vcpu1  inject         line=0x15e\n"), "{text}");
+    assert!(text.starts_with("     0.350000 cpu0    0/1 exit mmio      gpa=0x15e value=0x0\n"), "{text}");
     assert_eq!(machine.run("trace").lines().count(), 24);
 }
 
