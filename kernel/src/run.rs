@@ -108,7 +108,6 @@ impl<A: Arch> Local<A> {
         let status = &self.shared.status;
         status.running.store(u64::from(vcpu.id().0) + 1, Ordering::Relaxed);
         status.queued.store(self.queue.waiting() as u64, Ordering::Relaxed);
-        self.distribute(Occasion::Routine, now);
         let verdict = if vm.is_ending() { Verdict::Stop } else { self.serve(&mut vcpu, &vm) };
         self.fp.leave(self.cpu.fp());
         self.cpu.unload(&mut vcpu.guest, &vm.chips);
@@ -169,7 +168,6 @@ impl<A: Arch> Local<A> {
             }
             if !self.shared.mailbox.is_empty() {
                 self.read_mail();
-                self.distribute(Occasion::Routine, self.now());
                 self.alarm_due = true;
             }
             if vm.is_ending() {
@@ -179,6 +177,8 @@ impl<A: Arch> Local<A> {
                 return Verdict::Yield;
             }
             if core::mem::take(&mut self.alarm_due) {
+                // Somebody may wait here who could run elsewhere at once.
+                self.distribute(Occasion::Routine, self.now());
                 self.plan_alarm(vcpu);
             }
             self.fp.enter(self.cpu.fp());
