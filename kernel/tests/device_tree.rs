@@ -427,7 +427,7 @@ fn interrupts_that_make_no_sense_are_named() {
     );
     assert_eq!(
         broken(|root| root.edit("intc@8000000", |gic| Some(gic.cells("#interrupt-cells", &[0])))),
-        "/intc@8000000: #interrupt-cells: found 0x0, expected 1 to 4"
+        "/intc@8000000: #interrupt-cells: found 0, expected 1 to 4"
     );
 }
 

@@ -50,9 +50,21 @@ pub enum Wanted<'a> {
     ApartFrom(Node<'a>),
 }
 
+impl Wanted<'_> {
+    /// Whether people count what is wanted, so that what was found is better read in decimal.
+    fn is_count(&self) -> bool {
+        matches!(self, Self::Between(..) | Self::AtLeastKib(_) | Self::AtMostKib(_) | Self::CpuOf(_))
+    }
+}
+
 impl fmt::Display for Complaint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: found {}, expected {}", self.node.path(), self.property, self.found, self.wanted)
+        write!(f, "{}: {}: found ", self.node.path(), self.property)?;
+        match (self.found, self.wanted.is_count()) {
+            (Found::Number(number), true) => write!(f, "{number}")?,
+            (found, _) => write!(f, "{found}")?,
+        }
+        write!(f, ", expected {}", self.wanted)
     }
 }
 
@@ -60,7 +72,7 @@ impl fmt::Display for Found<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("nothing"),
-            Self::Number(number) => write!(f, "{number}"),
+            Self::Number(number) => write!(f, "{number:#x}"),
             Self::Text(text) => write!(f, "{text:?}"),
             Self::Region(region) => write!(f, "{region}"),
             Self::Value(value) => value_as_source(f, value),

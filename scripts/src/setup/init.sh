@@ -20,7 +20,11 @@ hostname "$name"
 # A serial line has no size of its own.
 stty cols 80 rows 24 </dev/console
 export PS1="$name# "
-# `poweroff`, `halt` and `reboot` tell the first process; it may still be waiting for a shell.
+# busybox's own tell the first process, which waits for the shell and listens when that is over.
+export ENV=/.shrc
+for way in poweroff halt reboot; do
+    echo "alias $way='$way -f'" >>"$ENV"
+done
 trap 'poweroff -f' USR2
 trap 'halt -f' USR1
 trap 'reboot -f' TERM
@@ -30,8 +34,7 @@ if [ -n "$run" ]; then
     sh -c "$run" </dev/console
     echo "guest $name: exit $?"
 else
-    # In the background, so that a signal is seen at once.
-    setsid cttyhack sh </dev/console &
-    wait $!
+    # In the foreground: what a shell starts in the background ignores Ctrl-C.
+    setsid cttyhack sh </dev/console
 fi
 poweroff -f

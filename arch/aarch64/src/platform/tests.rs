@@ -70,7 +70,7 @@ fn a_gic_that_makes_no_sense_is_named() {
     let few = refused(("gic", "#redistributor-regions", &[0, 0, 0, 9]));
     assert_eq!(few, "/gic: reg: found 48 bytes, expected more entries");
     let stride = refused(("gic", "redistributor-stride", &[0, 0, 0, 1]));
-    assert_eq!(stride, "/gic: redistributor-stride: found 1, expected a multiple of 0x20000");
+    assert_eq!(stride, "/gic: redistributor-stride: found 0x1, expected a multiple of 0x20000");
     let other = refused(("gic", "compatible", b"arm,gic-400\0"));
     assert_eq!(other, "/: arm,gic-v3: found nothing, expected an interrupt controller");
 }
