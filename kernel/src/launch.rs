@@ -101,7 +101,8 @@ impl<A: Arch> Local<A> {
         let vm = self.assemble(id, chips, ram);
         self.machine.console.reset(crate::console::PortId::of(id));
         tenant.run_as(Arc::clone(&vm.0));
-        for (index, mut vcpu) in vm.1.into_iter().enumerate() {
+        // The first vCPU last: it runs as soon as it is admitted, and may start the others, which must be at home then.
+        for (index, mut vcpu) in vm.1.into_iter().enumerate().rev() {
             if index == 0 {
                 vcpu.guest.reset(start.pc, start.arg);
                 if vcpu.bell().power_on().is_ok() {
