@@ -244,9 +244,14 @@ impl Row {
         self.policy.is_none_or(|own| own == policy)
     }
 
-    /// Returns the most instructions it may show.
+    /// Returns the most instructions it may show. Under `eager` the registers of both move whether they are used or
+    /// not, so that the limit for both holds there.
     fn limit(&self) -> Option<u64> {
-        KINDS.iter().find(|kind| kind.name == self.name)?.limit
+        let name = match (self.name, self.policy) {
+            ("switch_none", Some(Policy::Eager)) => "switch_both",
+            (name, _) => name,
+        };
+        KINDS.iter().find(|kind| kind.name == name)?.limit
     }
 
     /// Says why it is over its limit, if it is.
