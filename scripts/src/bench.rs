@@ -247,7 +247,7 @@ impl Row {
     /// Returns the most instructions it may show. Under `eager` the registers of both move whether they are used or
     /// not, so that the limit for both holds there.
     fn limit(&self) -> Option<u64> {
-        let name = match (self.name, self.policy) {
+        let name = match (self.name.as_str(), self.policy) {
             ("switch_none", Some(Policy::Eager)) => "switch_both",
             (name, _) => name,
         };
