@@ -1,0 +1,193 @@
+//! The laws of the whole machine: the loop, its messages, launch and end of guests, on pretend CPUs.
+//!
+//! The rig runs the same code as hardware does, CPU by CPU, under a virtual clock, and interrupts it at every point
+//! where it touches the hardware. Everything in [`rig::Run::check`] holds of every machine.
+
+mod rig;
+mod support;
+
+use arch_fake::fp::{self, EXTRA, Limit, Narrow, SCALAR, VECTOR};
+use arch_fake::script::{Op, Timer, Way};
+use arch_fake::world::Outcome;
+use kernel::fp::Policy;
+use proptest::prelude::*;
+use rig::{Case, Command, Guest, run};
+
+fn fp_op() -> impl Strategy<Value = fp::Op> {
+    prop_oneof![
+        3 => prop_oneof![Just(SCALAR), Just(VECTOR), Just(EXTRA)].prop_map(fp::Op::Read),
+        3 => (0..fp::MAIN_REGS).prop_map(fp::Op::Scalar),
+        3 => (0..fp::MAIN_REGS).prop_map(fp::Op::Vector),
+        1 => (0..=fp::TWIST).prop_map(fp::Op::Mode),
+        2 => (0..fp::EXTRA_REGS).prop_map(fp::Op::Extra),
+    ]
+}
+
+/// What does not end anything.
+fn calm_op() -> impl Strategy<Value = Op> {
+    let timer = prop_oneof![Just(Timer::Hard), Just(Timer::Soft)];
+    let way = prop_oneof![Just(Way::Load), Just(Way::Store)];
+    prop_oneof![
+        14 => (1..3000u32).prop_map(Op::Compute),
+        3 => (1..2000u32).prop_map(Op::Mask),
+        24 => fp_op().prop_map(Op::Fp),
+        12 => (0..4u8, 0..5u8).prop_map(|(to, irq)| Op::Ipi { to, irq }),
+        6 => Just(Op::Wait),
+        10 => (0..5000u32).prop_map(Op::WaitFor),
+        10 => (timer, 0..4000u32).prop_map(|(timer, ticks)| Op::Timer(timer, ticks)),
+        1 => Just(Op::Listen),
+        4 => (1..40u8).prop_map(Op::Put),
+        3 => way.prop_map(Op::Nothing),
+        8 => (0..5u8, 0..12u8).prop_map(|(vcpu, entry)| Op::On { vcpu, entry }),
+        1 => (0..4u8).prop_map(Op::OnNowhere),
+        3 => (0..5u8).prop_map(Op::State),
+        2 => Just(Op::Ledger),
+        4 => (1..6u8).prop_map(Op::Again),
+        2 => Just(Op::Off),
+        1 => Just(Op::Spin),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        40 => calm_op(),
+        1 => Just(Op::PowerOff),
+        1 => Just(Op::Reset),
+        1 => Just(Op::Crash),
+    ]
+}
+
+/// Makes a guest of random scripts: its first vCPU starts the others, mostly, and has the UART for itself.
+fn furnish(mut scripts: Vec<Vec<Op>>, starts: bool, last: Option<Op>) -> Vec<Vec<Op>> {
+    let count = scripts.len() as u8;
+    for script in scripts.iter_mut().skip(1) {
+        for op in script {
+            if matches!(op, Op::Put(_) | Op::Listen) {
+                *op = Op::Compute(10);
+            }
+        }
+    }
+    if starts {
+        let others = (1..count).map(|vcpu| Op::On { vcpu, entry: 0 });
+        scripts[0].splice(0..0, others);
+    }
+    scripts[0].extend(last);
+    scripts
+}
+
+fn guest(
+    op: impl Strategy<Value = Op>,
+    last: impl Strategy<Value = Option<Op>>,
+) -> impl Strategy<Value = Guest> {
+    let units = prop_oneof![
+        4 => Just(SCALAR | VECTOR | EXTRA),
+        1 => Just(SCALAR | VECTOR),
+        1 => Just(SCALAR),
+    ];
+    let narrow = prop_oneof![Just(Narrow::Undefined), Just(Narrow::Zeroes)];
+    let limit = (units, narrow).prop_map(|(units, narrow)| Limit { units, narrow });
+    let scripts = prop::collection::vec(prop::collection::vec(op, 0..14), 1..=4);
+    let scripts = (scripts, prop::bool::weighted(0.8), last)
+        .prop_map(|(scripts, starts, last)| furnish(scripts, starts, last));
+    let weight = prop::sample::select(vec![128u32, 256, 512]);
+    let affinity = prop_oneof![2 => Just(0u64), 1 => 1..8u64];
+    let policy = prop::sample::select(Policy::ALL.to_vec());
+    (scripts, limit, affinity, weight, policy, 1..4u64).prop_map(
+        |(scripts, limit, affinity, weight, policy, granules)| Guest {
+            scripts,
+            limit,
+            affinity,
+            weight,
+            policy,
+            granules,
+        },
+    )
+}
+
+fn command(guests: usize, changes: bool) -> impl Strategy<Value = Command> {
+    let guest = 0..guests;
+    let say = move |line: &'static str| guest.clone().prop_map(move |n| Command::Say(format!("{line} @{n}")));
+    let view = prop::sample::select(vec![
+        "vm",
+        "vcpu",
+        "cpu",
+        "fp",
+        "fp dump",
+        "trace 5",
+        "fp audit off",
+        "fp audit on",
+    ]);
+    let policy = (0..guests, prop::sample::select(Policy::ALL.to_vec()));
+    let change = u32::from(changes) * 3;
+    prop_oneof![
+        change => say("vm stop"),
+        change => say("vm start"),
+        change => say("vm restart"),
+        4 => policy.prop_map(|(n, policy)| Command::Say(format!("fp policy @{n} {}", policy.name()))),
+        2 => view.prop_map(|line| Command::Say(line.into())),
+        2 => (0..guests, prop::collection::vec(b'a'..=b'z', 1..6)).prop_map(|(n, bytes)| Command::Type(n, bytes)),
+    ]
+}
+
+fn case(guest: impl Strategy<Value = Guest> + Clone, changes: bool) -> impl Strategy<Value = Case> {
+    (1..=3usize, prop::collection::vec(guest, 1..=4), 1..12u64).prop_flat_map(
+        move |(cpus, guests, byte_time)| {
+            let typed = prop::collection::vec((0..60_000u64, command(guests.len(), changes)), 0..10);
+            (typed, any::<u64>()).prop_map(move |(typed, seed)| Case {
+                cpus,
+                guests: guests.clone(),
+                typed,
+                seed,
+                byte_time,
+                time: 50_000,
+            })
+        },
+    )
+}
+
+fn check(case: &Case) -> Result<(), TestCaseError> {
+    run(case).check().map_err(TestCaseError::fail)
+}
+
+/// The same cases every time: a machine is as repeatable as its seed.
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        max_shrink_time: 60_000,
+        failure_persistence: None,
+        rng_seed: proptest::test_runner::RngSeed::Fixed(0xfe27_a7a5),
+        ..ProptestConfig::with_cases(cases)
+    }
+}
+
+proptest! {
+    #![proptest_config(config(60))]
+
+    #[test]
+    fn everybody_gets_what_is_due_to_them(case in case(guest(calm_op(), Just(None)).boxed(), false)) {
+        check(&case)?;
+    }
+
+    #[test]
+    fn guests_end_and_start_anew_at_any_moment(case in case(guest(op(), Just(None)).boxed(), true)) {
+        check(&case)?;
+    }
+}
+
+/// Runs a machine under many seeds.
+fn always(case: Case, look: impl Fn(&rig::Run)) {
+    for seed in 0..20 {
+        let run = run(&Case { seed, ..case.clone() });
+        if let Err(what) = run.check() {
+            panic!("seed {seed}: {what}");
+        }
+        look(&run);
+    }
+}
+
+#[test]
+fn a_machine_without_work_halts_when_its_guests_are_off() {
+    let off: &[Op] = &[Op::Compute(100), Op::PowerOff];
+    always(Case::new(2, vec![Guest::new(&[off]), Guest::new(&[off])]), |run| {
+        assert_eq!(run.outcome, Outcome::Halted);
+    });
+}
