@@ -1,0 +1,1 @@
+//! The EFI tables through which a guest finds its device tree and its RAM disk.

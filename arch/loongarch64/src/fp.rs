@@ -1,0 +1,1 @@
+//! FPU, LSX, LASX and LBT state behind `EUEN`.

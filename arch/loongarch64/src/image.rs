@@ -1,0 +1,1 @@
+//! Guest kernels: ELF files and raw EFI images.

@@ -1,0 +1,1 @@
+//! Loads and stores that stopped a guest.

@@ -1,0 +1,1 @@
+//! What a guest finds where: the one place that says so.

@@ -1,0 +1,24 @@
+//! LoongArch64: Fermata in root mode, guests in the guest mode of the virtualisation extension (LVZ).
+//!
+//! What decides is plain Rust and is tested on the host. What touches the CPU is in the modules that exist on
+//! the target only.
+#![no_std]
+
+extern crate alloc;
+
+pub mod cpucfg;
+pub mod efi;
+pub mod fp;
+pub mod gid;
+pub mod gspr;
+pub mod guest;
+pub mod image;
+pub mod insn;
+pub mod layout;
+pub mod platform;
+pub mod rtc;
+pub mod stage2;
+pub mod timer;
+pub mod trap;
+pub mod tree;
+pub mod vintc;

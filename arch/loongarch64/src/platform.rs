@@ -1,0 +1,1 @@
+//! What the tree says about the parts that every LoongArch machine has.

@@ -1,0 +1,1 @@
+//! A guest's timer while it is not in the hardware.

@@ -1,0 +1,1 @@
+//! From an exception to what happened. Pure: the caller reads the registers.

@@ -1,0 +1,1 @@
+//! A guest's interrupt chips: IPI, EIOINTC, PCH-PIC and MSI.
