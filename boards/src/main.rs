@@ -1,15 +1,19 @@
 //! The Fermata image: it gives the portable core an architecture, a heap, a logger and last words.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(target_os = "none")]
 mod image {
     use core::alloc::{GlobalAlloc, Layout};
     use core::fmt::Write;
     use core::ptr::NonNull;
 
-    use arch_aarch64::start::{self, Image};
+    #[cfg(target_arch = "aarch64")]
+    use arch_aarch64::start;
+    #[cfg(target_arch = "loongarch64")]
+    use arch_loongarch64::start;
     use buddy_system_allocator::Heap;
     use kernel::console::Console;
+    use kernel::start::Image;
     use spin::Mutex;
 
     /// Largest block of the heap: 2^32 bytes.
@@ -47,22 +51,26 @@ mod image {
         static __image_end: u8;
     }
 
-    /// Where the boot code of the architecture continues.
+    /// Where the boot code of the architecture continues, with the arguments it was entered with.
     #[unsafe(no_mangle)]
-    extern "C" fn fermata_boot(tree: u64) -> ! {
-        let image = Image {
-            start: (&raw const __image_start).expose_provenance() as u64,
-            text_end: (&raw const __text_end).expose_provenance() as u64,
-            rodata_end: (&raw const __rodata_end).expose_provenance() as u64,
-            end: (&raw const __image_end).expose_provenance() as u64,
-        };
-        let heap = (&raw const __heap_start).expose_provenance();
+    extern "C" fn fermata_boot(a0: u64, a1: u64, a2: u64) -> ! {
+        let [start, text_end, rodata_end, heap, end] = [
+            &raw const __image_start,
+            &raw const __text_end,
+            &raw const __rodata_end,
+            &raw const __heap_start,
+            &raw const __image_end,
+        ]
+        .map(|symbol| symbol.expose_provenance());
         // SAFETY: the linker script reserves what is between the two symbols for the heap alone, and this runs once.
-        unsafe { HEAP.0.lock().init(heap, image.end as usize - heap) };
+        unsafe { HEAP.0.lock().init(heap, end - heap) };
         if log::set_logger(&CONSOLE).is_ok() {
             log::set_max_level(log::LevelFilter::Info);
         }
-        start::boot_cpu(tree, image, &CONSOLE)
+        let at = |address| start::physical(address).0;
+        let image =
+            Image { start: at(start), text_end: at(text_end), rodata_end: at(rodata_end), end: at(end) };
+        start::boot_cpu([a0, a1, a2], image, &CONSOLE)
     }
 
     #[panic_handler]

@@ -23,6 +23,7 @@ pub mod ring;
 pub mod run;
 pub mod sched;
 pub mod shell;
+pub mod start;
 pub mod sync;
 pub mod trace;
 pub mod vcpu;

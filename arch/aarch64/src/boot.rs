@@ -151,7 +151,6 @@ unsafe extern "C" fn start() -> ! {
         "add sp, x1, x2",
         "mov x29, xzr",
         "mov x0, x19",
-        "mov x1, x20",
         "b fermata_boot",
         "9: wfe",
         "b 9b",

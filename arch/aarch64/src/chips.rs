@@ -5,12 +5,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
 
+use arch_common::ram::{GuestRam, HeapTables, frozen};
 use kernel::addr::{CpuId, Gpa, Hpa, Ticks};
 use kernel::arch::{Chips, Plan, Rest, Start};
 use kernel::dev::Level;
 use kernel::exit::Kicks;
-use kernel::mem::Region;
-use kernel::paging::{Rights, Space};
+use kernel::paging::Space;
 use spin::Mutex;
 
 use crate::arch::Aarch64;
@@ -21,9 +21,9 @@ use crate::guest::Guest;
 use crate::idregs::IdRegs;
 use crate::image::Image;
 use crate::layout::{self, GICD, GICR, GICR_SIZE};
-use crate::ram::{GuestMemory, HeapTables, frozen};
+use crate::ram::Identity;
 use crate::regs::{Readable, VTTBR_EL2, Writeable, invalidate_guest, isb};
-use crate::stage2::{Caching, Stage2, vttbr};
+use crate::stage2::{Caching, IPA_BITS, Stage2, vttbr};
 use crate::sysreg::physical_timer_line;
 use crate::tree;
 use crate::vgic::{Config, Frame, Vgic};
@@ -33,23 +33,15 @@ const SPIS: usize = 64;
 /// Nobody ran on this CPU yet.
 const NOBODY: u8 = u8::MAX;
 
-/// A piece of guest memory.
-#[derive(Debug)]
-struct Piece {
-    start: u64,
-    region: Region,
-    memory: GuestMemory,
-}
-
 /// What all vCPUs of one guest share.
 pub struct GuestChips {
     gic: Mutex<Vgic>,
-    space: Space<Stage2, HeapTables>,
+    space: Space<Stage2, HeapTables<Identity>>,
     vttbr: u64,
     facts: &'static Facts,
     counter_offset: u64,
     cpus: u32,
-    ram: Vec<Piece>,
+    ram: GuestRam<Identity>,
     /// By physical CPU: the vCPU that ran there last. Two vCPUs share a VMID but not their tables.
     ran: Vec<AtomicU8>,
 }
@@ -88,8 +80,7 @@ impl GuestChips {
 
     /// The instruction word at a guest-physical address.
     pub fn read_word(&self, at: Gpa) -> Option<u32> {
-        let piece = self.ram.iter().rev().find(|piece| piece.start <= at.0)?;
-        piece.memory.read_word(at.0 - piece.start)
+        self.ram.read_word(at)
     }
 
     /// vCPU `from` wrote `ICC_SGI1R_EL1`.
@@ -163,41 +154,20 @@ impl GuestChips {
 }
 
 /// Builds a guest's stage 2.
-fn map(ram: &[Region], facts: &Facts) -> Result<Space<Stage2, HeapTables>, String> {
+fn map(ram: &GuestRam<Identity>, facts: &Facts) -> Result<Space<Stage2, HeapTables<Identity>>, String> {
     let format = Stage2 { caching: facts.caching };
     let describe = |error| alloc::format!("its address space could not be made: {error:?}");
-    let mut space = Space::new(format, HeapTables).map_err(describe)?;
-    let mut at = layout::RAM;
-    for region in ram {
-        space.map(Gpa(at), region.base(), region.size(), Rights::Memory).map_err(describe)?;
-        at += region.size();
-    }
+    let mut space = Space::new(format, HeapTables::default()).map_err(describe)?;
+    ram.map(&mut space).map_err(describe)?;
     Ok(space)
 }
 
-/// Copies `bytes` to guest-physical `at`, across pieces.
-fn fill(ram: &[Piece], at: Gpa, bytes: &[u8]) {
-    let mut done = 0;
-    while done < bytes.len() {
-        let now_at = at.0 + done as u64;
-        let Some(piece) = ram.iter().rev().find(|piece| piece.start <= now_at) else { return };
-        let offset = now_at - piece.start;
-        let room = piece.region.size().saturating_sub(offset) as usize;
-        let part = room.min(bytes.len() - done);
-        if part == 0 {
-            return;
-        }
-        piece.memory.write(offset, &bytes[done..done + part]);
-        done += part;
-    }
-}
-
 /// Puts kernel, RAM disk and device tree into a guest's memory.
-fn furnish(plan: &Plan<'_>, ram: &[Piece]) -> Result<Start, String> {
+fn furnish(plan: &Plan<'_>, ram: &GuestRam<Identity>) -> Result<Start, String> {
     let domain = plan.domain;
     // SAFETY: modules were reserved when memory was counted, so no guest has them and nobody writes them; EL2
     // maps all memory.
-    let module = |region| unsafe { frozen(region) };
+    let module = |region| unsafe { frozen::<Identity>(region) };
     let kernel = module(domain.kernel.region);
     let image = Image::parse(kernel, kernel.len() as u64).map_err(|e| alloc::format!("kernel: {e}"))?;
     let initrd = domain.ramdisk.map(|ramdisk| module(ramdisk.region));
@@ -215,17 +185,15 @@ fn furnish(plan: &Plan<'_>, ram: &[Piece]) -> Result<Start, String> {
         .map_err(|e| e.to_string())?;
     guest.initrd = place.initrd.zip(initrd).map(|(at, bytes)| at..Gpa(at.0 + bytes.len() as u64));
     let blob = tree::build(&guest).map_err(describe)?;
-    for piece in ram {
-        piece.memory.clear();
-    }
-    fill(ram, place.kernel, kernel);
+    ram.clear();
+    ram.write(place.kernel, kernel);
     if let (Some(at), Some(bytes)) = (place.initrd, initrd) {
-        fill(ram, at, bytes);
+        ram.write(at, bytes);
     }
-    fill(ram, place.tree, &blob);
+    ram.write(place.tree, &blob);
     // With forced write-back the guest's accesses are cacheable whatever it says.
     if facts().caching == Caching::Combined {
-        ram.iter().for_each(|piece| piece.memory.clean());
+        ram.clean();
     }
     Ok(Start { pc: place.kernel, arg: place.tree.0 })
 }
@@ -242,16 +210,12 @@ impl Chips<Aarch64> for GuestChips {
                 domain.name
             );
         }
-        let mut start = layout::RAM;
-        let mut ram = Vec::new();
-        for region in plan.ram {
-            // SAFETY: the core took this memory from the free memory of the machine for this guest alone, and
-            // EL2 maps all memory.
-            let memory = unsafe { GuestMemory::new(*region) };
-            ram.push(Piece { start, region: *region, memory });
-            start += region.size();
-        }
-        let space = map(plan.ram, facts)?;
+        let window = layout::RAM..1 << IPA_BITS;
+        // SAFETY: the core took this memory from the free memory of the machine for this guest alone, and EL2 maps
+        // all memory.
+        let ram = unsafe { GuestRam::new(plan.ram, core::slice::from_ref(&window)) };
+        let ram = ram.ok_or("memory: more than a guest's addresses have room for")?;
+        let space = map(&ram, facts)?;
         let entry = furnish(plan, &ram)?;
         let config = Config {
             vcpus: domain.cpus as usize,

@@ -7,9 +7,9 @@
 
 use core::ops::Range;
 
-use crate::mmio::Mmio;
 use crate::regs::*;
 use crate::vgic::Interface;
+use arch_common::mmio::Mmio;
 
 /// Software generated interrupt that one CPU sends another.
 pub const SGI_KICK: u32 = 0;

@@ -15,7 +15,6 @@ pub mod image;
 pub mod insn;
 pub mod layout;
 pub mod platform;
-pub mod serial;
 pub mod smccc;
 pub mod stage2;
 pub mod sysreg;
@@ -39,8 +38,6 @@ pub mod gic;
 pub mod id;
 #[cfg(target_arch = "aarch64")]
 pub mod memory;
-#[cfg(target_arch = "aarch64")]
-pub mod mmio;
 #[cfg(target_arch = "aarch64")]
 pub mod psci;
 #[cfg(target_arch = "aarch64")]

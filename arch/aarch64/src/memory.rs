@@ -1,56 +1,14 @@
-//! Fermata's own memory: what there is, what is in use, and how EL2 maps it.
+//! Fermata's own address space: how EL2 maps what it uses.
 
-use alloc::vec::Vec;
-
+use arch_common::ram::HeapTables;
 use kernel::addr::{Gpa, Hpa};
 use kernel::mem::{Memory, Region, Regions};
 use kernel::paging::{Rights, Space};
-use kernel::platform::{self as board, Reservation};
+use kernel::start::{Failure, Image};
 
 use crate::el2::{self, El2};
-use crate::ram::HeapTables;
-use crate::start::{Failure, Image, Source};
+use crate::ram::Identity;
 use crate::{boot, id, platform};
-
-/// Counts memory: all of it, what is free, and what must not be mapped.
-pub(crate) fn count_memory(source: &Source, image: Image) -> Result<(Memory, Vec<Region>), Failure> {
-    let tree = &source.tree;
-    let mut all = Regions::new();
-    for region in board::memory(tree) {
-        match region {
-            Ok(region) => all.insert(region).map_err(|e| alloc::format!("memory {region}: {e:?}"))?,
-            Err(complaint) => log::warn!("{complaint}: ignored"),
-        }
-    }
-    if all.total() == 0 {
-        return Err("the device tree has no node with device_type \"memory\"".into());
-    }
-    let mut memory = Memory::new(all);
-    let mut unmapped = Vec::new();
-    for reserved in board::reserved(tree) {
-        match reserved {
-            Ok(reserved) => {
-                reserve(&mut memory, reserved.region);
-                if reserved.kind == Reservation::NoMap {
-                    unmapped.push(reserved.region);
-                }
-            }
-            Err(complaint) => log::warn!("{complaint}: ignored"),
-        }
-    }
-    if let Some(own) = Region::new(Hpa(image.start), image.end - image.start) {
-        reserve(&mut memory, own);
-    }
-    reserve(&mut memory, source.region);
-    Ok((memory, unmapped))
-}
-
-/// Sets a range aside, in whole pages.
-pub(crate) fn reserve(memory: &mut Memory, region: Region) {
-    if let Err(error) = memory.reserve(region.widened(4096)) {
-        log::error!("memory {region} cannot be set aside: {error:?}");
-    }
-}
 
 /// Builds and enters Fermata's own address space: memory at its own address, code not writable, data not
 /// executable, and the devices it drives.
@@ -63,7 +21,7 @@ pub(crate) fn build_map(
     uart: Option<Region>,
 ) -> Result<(), Failure> {
     let failed = |error| alloc::format!("our own address space could not be made: {error:?}");
-    let mut space = Space::new(El2, HeapTables).map_err(failed)?;
+    let mut space = Space::new(El2, HeapTables::<Identity>::default()).map_err(failed)?;
     let mut map =
         |region: Region, rights| space.map(Gpa(region.base().0), region.base(), region.size(), rights);
     let part = |from: u64, to: u64| Region::new(Hpa(from), to - from);

@@ -10,18 +10,22 @@ use alloc::vec::Vec;
 use core::mem::size_of;
 use core::ops::Range;
 
-use kernel::addr::{CpuId, Hpa, VmId};
-use kernel::console::{Console, Mode, Stamp};
-use kernel::domain::{self, Limits};
-use kernel::fdt::{HEADER_SIZE, Node, Tree};
-use kernel::fp::{AuditSwitch, FpUnit, Policy};
-use kernel::machine::{CpuShared, Machine, Tenant};
-use kernel::mem::{Memory, Region};
+use arch_common::mmio::Mmio;
+use arch_common::ram::{self, Reach, frozen};
+use arch_common::serial::{Model, Uart, Width};
+use arch_common::terminal::{self, Line};
+use kernel::addr::{CpuId, Hpa};
+use kernel::console::{Console, Stamp};
+use kernel::fdt::{HEADER_SIZE, Tree};
+use kernel::fp::FpUnit;
+use kernel::machine::Machine;
+use kernel::mem::Region;
 use kernel::platform as board;
 use kernel::run::Local;
-use kernel::sched::{CpuSet, Pool};
+use kernel::sched::CpuSet;
+use kernel::start::{self, Failure, Image, Parts, Source};
 use kernel::trace::Trace;
-use spin::{Mutex, Once};
+use spin::Once;
 
 use crate::arch::Aarch64;
 use crate::boot::{self, HCR_HOST, Handoff, SCTLR_ON};
@@ -31,11 +35,9 @@ use crate::fp::{File, Present};
 use crate::fp_regs::Hardware;
 use crate::gic::{CpuInterface, Distributor, find_redistributor};
 use crate::idregs::{IdRegs, Raw};
-use crate::memory::{build_map, count_memory, reserve};
-use crate::mmio::Mmio;
-use crate::ram::frozen;
+use crate::memory::build_map;
+use crate::ram::Identity;
 use crate::regs::*;
-use crate::serial::{Model, Uart, Width, Window};
 use crate::stage2::{Caching, VmidBits, vtcr};
 use crate::switch::VECTORS;
 use crate::{id, platform, psci};
@@ -49,8 +51,6 @@ static MACHINE: Once<Machine<Aarch64>> = Once::new();
 static COMMON: Once<Common> = Once::new();
 /// What each CPU reported, by number.
 static REPORTS: [Once<Report>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
-/// How to reach the console when everything else is broken.
-static EMERGENCY: Once<Line> = Once::new();
 
 /// What every CPU sets itself up with.
 struct Common {
@@ -66,45 +66,18 @@ struct Report {
     priority_bits: u8,
 }
 
-/// Where the physical console is.
-#[derive(Clone, Copy)]
-struct Line {
-    model: Model,
-    base: u64,
-    shift: u32,
-    width: Width,
-}
-
-impl Line {
-    /// # Safety
-    /// As for [`Window::new`]: the line is a UART's, mapped as Device memory, and nobody else drives it.
-    unsafe fn open(self) -> Uart {
-        // SAFETY: the caller's promise.
-        let window = unsafe { Window::new(self.base as usize, self.shift, self.width) };
-        Uart::new(self.model, window)
-    }
-}
-
 /// Used when no tree says where the console is: QEMU's `virt`, where a tree is never missing on purpose.
 const FALLBACK: Line = Line { model: Model::Pl011, base: 0x0900_0000, shift: 2, width: Width::Word };
 
-/// Where the image is in memory, from the linker's symbols.
-#[derive(Clone, Copy, Debug)]
-pub struct Image {
-    /// First byte.
-    pub start: u64,
-    /// End of code, a multiple of 4 KiB.
-    pub text_end: u64,
-    /// End of constants, a multiple of 4 KiB.
-    pub rodata_end: u64,
-    /// End of everything, heap included.
-    pub end: u64,
-}
-
 /// The console's UART for the last words of a panic, if it was ever found.
 pub fn emergency_serial() -> Option<Uart> {
-    // SAFETY: the line is a UART's, Device memory in every map; after a panic nobody else drives it.
-    EMERGENCY.get().map(|line| unsafe { line.open() })
+    // SAFETY: the line is Device memory in every map; after a panic nobody else drives it.
+    unsafe { terminal::emergency_serial(Identity::OFFSET) }
+}
+
+/// The physical address of what the image has at `address`.
+pub fn physical(address: usize) -> Hpa {
+    ram::physical::<Identity>(address)
 }
 
 /// Switches the machine off.
@@ -132,8 +105,8 @@ pub(crate) unsafe extern "C" fn own_fault(vector: u64, esr: u64, elr: u64, far: 
     panic!("exception {vector} taken at EL2: ESR {esr:#x}, at {elr:#x}, address {far:#x}");
 }
 
-/// Starts the machine from the boot CPU; `tree` is the address of its device tree.
-pub fn boot_cpu(tree: u64, image: Image, console: &'static Console) -> ! {
+/// Starts the machine from the boot CPU; the first argument is the address of its device tree.
+pub fn boot_cpu([tree, ..]: [u64; 3], image: Image, console: &'static Console) -> ! {
     set_up_exceptions();
     let source = match read_tree(tree) {
         Ok(source) => source,
@@ -143,7 +116,7 @@ pub fn boot_cpu(tree: u64, image: Image, console: &'static Console) -> ! {
         }
     };
     let tree = &source.tree;
-    attach(console, find_console(tree).unwrap_or(FALLBACK));
+    attach(console, Line::of(tree).unwrap_or(FALLBACK));
     console.set_stamp(|| Stamp {
         micros: (now().0 as u128 * 1_000_000 / CNTFRQ_EL0.get().max(1) as u128) as u64,
         cpu: this_cpu(),
@@ -153,7 +126,7 @@ pub fn boot_cpu(tree: u64, image: Image, console: &'static Console) -> ! {
         env!("CARGO_PKG_VERSION"),
         tree.root().text("model").ok().flatten().unwrap_or("AArch64")
     );
-    match start(&source, image, console) {
+    match start_machine(&source, image, console) {
         Ok(never) => match never {},
         Err(message) => give_up(console, &message),
     }
@@ -161,23 +134,14 @@ pub fn boot_cpu(tree: u64, image: Image, console: &'static Console) -> ! {
 
 /// Says why nothing can run, and switches the machine off.
 fn give_up(console: &Console, message: &str) -> ! {
-    log::error!("cannot start: {message}");
-    log::info!("halted");
-    console.flush();
+    start::give_up(console, message);
     psci::system_off()
 }
 
 fn attach(console: &Console, line: Line) {
-    EMERGENCY.call_once(|| line);
     // SAFETY: the tree names a UART there, or there is nothing to lose; all but memory is Device memory in
     // every map, and this is the only place that opens the line.
-    console.attach(Box::new(unsafe { line.open() }));
-}
-
-/// The machine's device tree, and where it is.
-pub(crate) struct Source {
-    pub(crate) tree: Tree<'static>,
-    pub(crate) region: Region,
+    unsafe { terminal::attach(console, line, Identity::OFFSET) };
 }
 
 fn read_tree(at: u64) -> Result<Source, Failure> {
@@ -187,26 +151,14 @@ fn read_tree(at: u64) -> Result<Source, Failure> {
     let wrong = |error| alloc::format!("device tree at {at:#x}: {error}");
     // SAFETY: the boot protocol puts the tree there, in memory that the throw-away map has and that nobody
     // changes; if it is something else, it is at least readable, and the parser trusts nothing in it.
-    let size = Tree::claimed_size(unsafe { frozen(header) }).map_err(wrong)?;
+    let size = Tree::claimed_size(unsafe { frozen::<Identity>(header) }).map_err(wrong)?;
     let region = region(size as u64).unwrap_or(header);
     // SAFETY: as above; a size that is a lie makes the parser look at other bytes, not fault.
-    let tree = Tree::parse(unsafe { frozen(region) }).map_err(wrong)?;
+    let tree = Tree::parse(unsafe { frozen::<Identity>(region) }).map_err(wrong)?;
     Ok(Source { tree, region })
 }
 
-fn find_console(tree: &Tree<'static>) -> Option<Line> {
-    let stdout = board::stdout(tree).ok()??;
-    let model = stdout.node.compatible().find_map(Model::from_compatible)?;
-    let (shift, width) = model.layout();
-    let shift = if stdout.shift != 0 { stdout.shift } else { shift };
-    let width = stdout.width.and_then(Width::from_bytes).unwrap_or(width);
-    Some(Line { model, base: stdout.registers.base().0, shift, width })
-}
-
-/// Why the machine cannot start: what the console shows.
-pub(crate) type Failure = alloc::string::String;
-
-fn start(
+fn start_machine(
     source: &Source,
     image: Image,
     console: &'static Console,
@@ -215,11 +167,11 @@ fn start(
     let text = |complaint: kernel::fdt::Complaint<'_>| complaint.to_string();
     let gic = platform::gic(tree).map_err(text)?;
     check_cpu()?;
-    let (mut memory, unmapped) = count_memory(source, image)?;
+    let (mut memory, unmapped) = start::count_memory(source, image)?;
     let cpus = count_cpus(tree)?;
     AFFINITIES.call_once(|| cpus.clone());
-    let domains = read_domains(source, image, &mut memory, cpus.len());
-    let uart = EMERGENCY.get().and_then(|line| Region::new(Hpa(line.base), 4096));
+    let tenants = start::read_domains(source, image, &mut memory, cpus.len());
+    let uart = terminal::line().and_then(|line| Region::new(Hpa(line.base), 4096));
     build_map(&memory, &unmapped, image, &gic, source.region, uart)?;
     let range = |region: &Region| region.base().0..region.last().0 + 1;
     COMMON.call_once(|| Common { redistributors: gic.redistributors.iter().map(range).collect() });
@@ -229,14 +181,7 @@ fn start(
     start_secondaries(&cpus)?;
     establish(gather(cpus.len())?);
 
-    let mode = if board::bootargs(tree).unwrap_or("").split_whitespace().any(|word| word == "console=framed")
-    {
-        Mode::Framed
-    } else {
-        Mode::Terminal
-    };
-    let names: Vec<_> = domains.iter().map(|tenant| tenant.domain.name.to_string()).collect();
-    console.open(mode, names).map_err(|error| alloc::format!("consoles: {error:?}"))?;
+    start::open_consoles(source, image, console, &memory, &tenants, cpus.len())?;
     let line = board::stdout(tree)
         .ok()
         .flatten()
@@ -244,34 +189,17 @@ fn start(
     if let Some(line) = line {
         distributor.enable(line.intid, cpus[0]);
     }
-    log::info!("{} CPUs, {} MiB of memory, {} guests", cpus.len(), memory.all().total() >> 20, domains.len());
-    log::info!("memory before guests: {} KiB", (image.end - image.start) >> 10);
-    let vcpus = domains.iter().map(|tenant| tenant.domain.cpus as usize).sum();
-    let guests = domains.len();
-    let audit = alloc::sync::Arc::new(AuditSwitch::default());
-    let machine = MACHINE.call_once(|| Machine {
+    let parts = Parts {
         console,
         console_line: line.map(|line| line.intid),
-        cpus: (0..cpus.len()).map(|_| CpuShared::new(guests, vcpus)).collect(),
-        pool: Pool::new(cpus.len()),
-        tenants: domains.into(),
-        memory: Mutex::new(memory),
-        audit,
-        shell: kernel::shell::Shell::new(),
+        cpus: cpus.len(),
+        tenants,
+        memory,
         hz: CNTFRQ_EL0.get(),
         now,
-    });
-    if guests == 0 {
-        return Err("the device tree describes no guest that can run: /chosen has no usable node compatible with \"xen,domain\"".into());
-    }
-    let mut local = enter_loop(CpuId(0), cpu, machine);
-    if mode == Mode::Terminal || guests > 0 {
-        machine.shell.start(console);
-    }
-    for n in 0..guests {
-        local.launch(VmId(n as u16));
-    }
-    local.run()
+    };
+    let machine = MACHINE.call_once(|| parts.assemble());
+    start::run_guests(enter_loop(CpuId(0), cpu, machine))
 }
 
 /// What this image needs of the CPU it runs on.
@@ -316,45 +244,6 @@ fn count_cpus(tree: &Tree<'static>) -> Result<Vec<u64>, Failure> {
         all.truncate(1);
     }
     Ok(all)
-}
-
-/// Reads the guests; one that cannot be is named, and the others run.
-fn read_domains(source: &Source, image: Image, memory: &mut Memory, cpus: usize) -> Vec<Tenant<Aarch64>> {
-    let own = Region::new(Hpa(image.start), image.end - image.start);
-    let occupied: Vec<Region> = own.into_iter().chain([source.region]).collect();
-    let limits = Limits { memory: memory.all(), occupied: &occupied, cpus: CpuSet::first_n(cpus) };
-    let mut tenants = Vec::new();
-    for domain in domain::read(&source.tree, &limits) {
-        let domain = match domain {
-            Ok(domain) => domain,
-            Err(complaint) => {
-                log::error!("vm {} not started: {complaint}", guest_name(complaint.node));
-                continue;
-            }
-        };
-        match domain.fp_policy.map_or(Ok(Policy::Hold), str::parse) {
-            Ok(policy) => tenants.push(Tenant::new(domain, policy)),
-            Err(error) => log::error!(
-                "vm {} not started: fermata,fp-policy: found {:?}: {error}",
-                domain.name,
-                domain.fp_policy.unwrap_or("")
-            ),
-        }
-    }
-    for region in
-        tenants.iter().flat_map(|tenant| tenant.domain.modules()).flatten().map(|module| module.region)
-    {
-        reserve(memory, region);
-    }
-    tenants
-}
-
-/// The name of the guest that `node`, or a node above it, describes.
-fn guest_name(mut node: Node<'static>) -> &'static str {
-    while let Some(parent) = node.parent().filter(|parent| parent.name() != "chosen") {
-        node = parent;
-    }
-    node.text("fermata,name").ok().flatten().unwrap_or(node.base_name())
 }
 
 /// Sets up exceptions, before anything can go wrong.

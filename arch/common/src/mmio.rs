@@ -9,10 +9,10 @@ pub struct Mmio {
 }
 
 impl Mmio {
-    /// The registers at physical address `base`, which EL2 maps at the same virtual address.
+    /// The registers at virtual address `base`.
     ///
     /// # Safety
-    /// `base` is where a device has its registers, and it is mapped as Device memory for as long as the value
+    /// `base` is where a device's registers are mapped as device memory for as long as the value
     /// is used; offsets used with it stay within the device.
     pub const unsafe fn new(base: u64) -> Self {
         Self { base: base as usize }
