@@ -12,6 +12,7 @@ pub mod fp;
 pub mod gid;
 pub mod gspr;
 pub mod guest;
+pub mod hypercall;
 pub mod image;
 pub mod insn;
 pub mod layout;
