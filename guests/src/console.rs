@@ -1,40 +1,29 @@
-//! The console: a PL011, written by polling, one line at a time.
+//! The console: a UART written by polling, one line at a time.
 
 use core::fmt::{self, Write};
 
 use spin::Mutex;
 
-use crate::mmio;
+use crate::arch::uart;
 
-const DR: u64 = 0x00;
-const FR: u64 = 0x18;
-const FR_TXFF: u32 = 1 << 5;
-
-/// A PL011 at an address.
+/// A UART at an address.
 struct Uart(u64);
 
-static CONSOLE: Mutex<Uart> = Mutex::new(Uart(0x0900_0000));
+static CONSOLE: Mutex<Uart> = Mutex::new(Uart(uart::DEFAULT));
 
 impl Write for Uart {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             if byte == b'\n' {
-                self.put(b'\r');
+                uart::put(self.0, b'\r');
             }
-            self.put(byte);
+            uart::put(self.0, byte);
         }
         Ok(())
     }
 }
 
-impl Uart {
-    fn put(&self, byte: u8) {
-        while mmio::read32(self.0 + FR) & FR_TXFF != 0 {}
-        mmio::write32(self.0 + DR, byte.into());
-    }
-}
-
-/// Uses the PL011 at `base` from here on.
+/// Uses the UART at `base` from here on.
 pub fn init(base: u64) {
     *CONSOLE.lock() = Uart(base);
 }

@@ -1,24 +1,21 @@
 //! The FP registers, by hand: patterns that tell whose they are, loaded, read back and compared.
 //!
-//! The target is soft-float, so nothing the compiler makes reads or writes V0-V31, FPCR or FPSR: between [`State::load`]
-//! and [`State::read`] they hold the pattern, through calls, interrupts and sleep, or somebody lost them.
+//! The target is soft-float, so nothing the compiler makes reads or writes FP registers: between [`State::load`] and
+//! [`State::check`] they hold the pattern, through calls, interrupts and sleep, or somebody lost them.
+//!
+//! Every 64 bits of a pattern say whose they are, so a register that was lost can be traced, and bits that must not be
+//! seen at all can be recognised.
 
-use core::arch::asm;
 use core::fmt;
 
-use crate::rng::{Rng, mix};
+pub use crate::arch::fp::{
+    CONTROL, Register, State, TOUCHED, Units, controls, disable, enable, present, restore_controls, touch,
+    touch_control,
+};
+use crate::rng::mix;
 
-/// V0 to V31 as pairs of 64-bit halves, FPCR and FPSR.
-#[repr(C, align(16))]
-#[derive(Clone, PartialEq, Eq)]
-pub struct State {
-    v: [[u64; 2]; 32],
-    fpcr: u64,
-    fpsr: u64,
-}
-
-/// Whose pattern: it is part of every register, so that a foreign value can be traced.
-#[derive(Clone, Copy, Debug)]
+/// Whose pattern it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// The guest or run.
     pub seed: u16,
@@ -26,128 +23,90 @@ pub struct Owner {
     pub worker: u8,
 }
 
-/// A register that does not hold what was put there.
-#[derive(Clone, Copy, Debug)]
+/// What 64 bits of a pattern say of themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Whose they are.
+    pub owner: Owner,
+    /// The register they belong to, below 64.
+    pub register: u8,
+    /// Which 64 bits of the register, counted from the lowest; below 32.
+    pub lane: u8,
+    /// The owner's turn, modulo 2^13.
+    pub round: u16,
+}
+
+/// So that zero, which registers often hold, is nobody's.
+const SALT: u64 = 0x5bd1_e995_9e37_79b9;
+
+impl Origin {
+    /// Makes the 64 bits: seed 63:48, worker 47:40, register 39:34, lane 33:29, round 28:16, a hash of these 15:0.
+    pub fn bits(self) -> u64 {
+        let seed = u64::from(self.owner.seed) << 48 | u64::from(self.owner.worker) << 40;
+        let place = u64::from(self.register & 0x3f) << 34 | u64::from(self.lane & 0x1f) << 29;
+        let value = seed | place | u64::from(self.round & 0x1fff) << 16;
+        value | mix(value ^ SALT) & 0xffff
+    }
+
+    /// Recognises 64 bits of a pattern.
+    pub fn of(bits: u64) -> Option<Self> {
+        let origin = Self {
+            owner: Owner { seed: (bits >> 48) as u16, worker: (bits >> 40) as u8 },
+            register: (bits >> 34) as u8 & 0x3f,
+            lane: (bits >> 29) as u8 & 0x1f,
+            round: (bits >> 16) as u16 & 0x1fff,
+        };
+        (origin.bits() == bits).then_some(origin)
+    }
+}
+
+/// 64 bits of a register that are not what they should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// 0 to 31 for V0 to V31, 32 for FPCR, 33 for FPSR.
-    pub register: usize,
-    /// What was put there.
-    pub expected: u128,
+    /// The register.
+    pub register: Register,
+    /// Which 64 bits of it, counted from the lowest.
+    pub lane: usize,
+    /// What was put there; what is foreign was not, and has nothing here.
+    pub expected: Option<u64>,
     /// What is there.
-    pub found: u128,
+    pub found: u64,
 }
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.register {
-            32 => to.write_str("FPCR")?,
-            33 => to.write_str("FPSR")?,
-            register => write!(to, "V{register}")?,
+        let Self { register, lane, expected, found } = self;
+        match expected {
+            Some(expected) => {
+                write!(to, "{register} lane {lane} expected {expected:#018x} found {found:#018x}")?
+            }
+            None => write!(to, "{register} lane {lane} holds {found:#018x}")?,
         }
-        write!(to, " expected {:#034x} found {:#034x}", self.expected, self.found)
+        match Origin::of(*found) {
+            Some(Origin { owner: Owner { seed, worker }, register, lane, round }) => {
+                write!(
+                    to,
+                    ", of seed {seed:#x} worker {worker} register {register} lane {lane} round {round}"
+                )
+            }
+            None => Ok(()),
+        }
     }
 }
 
-/// FPCR bits that every FP implementation has: AHP, DN, FZ, RMode (DDI0487 C5.2.8).
-const FPCR_BITS: u64 = 1 << 26 | 1 << 25 | 1 << 24 | 0b11 << 22;
-/// FPSR: QC and the cumulative exception bits IDC, IXC, UFC, OFC, DZC, IOC (DDI0487 C5.2.10).
-const FPSR_BITS: u64 = 1 << 27 | 0x9f;
-
-impl State {
-    /// Makes all registers zero.
-    pub const fn zero() -> Self {
-        Self { v: [[0; 2]; 32], fpcr: 0, fpsr: 0 }
-    }
-
-    /// Makes the pattern of `owner` in its `round`th turn.
-    ///
-    /// The high half of a register is seed (bits 127:112), worker (111:104), register number (103:96) and round (95:64);
-    /// the low half is a hash of the high one.
-    pub fn pattern(owner: Owner, round: u32) -> Self {
-        let mut state = Self::zero();
-        let tag = u64::from(owner.seed) << 48 | u64::from(owner.worker) << 40 | u64::from(round);
-        for (number, register) in state.v.iter_mut().enumerate() {
-            let high = tag | (number as u64) << 32;
-            *register = [mix(high), high];
-        }
-        let mut rng = Rng::new(tag);
-        state.fpcr = rng.draw() & FPCR_BITS;
-        state.fpsr = rng.draw() & FPSR_BITS;
-        state
-    }
-
-    /// Puts everything into the registers.
-    #[rustfmt::skip]
-    pub fn load(&self) {
-        // SAFETY: reads this value only; the compiler keeps nothing in FP registers on a soft-float target.
-        unsafe {
-            asm!(
-                ".arch_extension fp", ".arch_extension simd",
-                "ldp q0, q1, [{v}]", "ldp q2, q3, [{v}, #32]", "ldp q4, q5, [{v}, #64]", "ldp q6, q7, [{v}, #96]",
-                "ldp q8, q9, [{v}, #128]", "ldp q10, q11, [{v}, #160]", "ldp q12, q13, [{v}, #192]",
-                "ldp q14, q15, [{v}, #224]", "ldp q16, q17, [{v}, #256]", "ldp q18, q19, [{v}, #288]",
-                "ldp q20, q21, [{v}, #320]", "ldp q22, q23, [{v}, #352]", "ldp q24, q25, [{v}, #384]",
-                "ldp q26, q27, [{v}, #416]", "ldp q28, q29, [{v}, #448]", "ldp q30, q31, [{v}, #480]",
-                "msr fpcr, {fpcr}", "msr fpsr, {fpsr}",
-                v = in(reg) &raw const self.v, fpcr = in(reg) self.fpcr, fpsr = in(reg) self.fpsr,
-                options(nostack, preserves_flags),
-            );
-        }
-    }
-
-    /// Reads everything from the registers.
-    #[rustfmt::skip]
-    pub fn read(&mut self) {
-        // SAFETY: writes this value only, 512 bytes at `v`.
-        unsafe {
-            asm!(
-                ".arch_extension fp", ".arch_extension simd",
-                "stp q0, q1, [{v}]", "stp q2, q3, [{v}, #32]", "stp q4, q5, [{v}, #64]", "stp q6, q7, [{v}, #96]",
-                "stp q8, q9, [{v}, #128]", "stp q10, q11, [{v}, #160]", "stp q12, q13, [{v}, #192]",
-                "stp q14, q15, [{v}, #224]", "stp q16, q17, [{v}, #256]", "stp q18, q19, [{v}, #288]",
-                "stp q20, q21, [{v}, #320]", "stp q22, q23, [{v}, #352]", "stp q24, q25, [{v}, #384]",
-                "stp q26, q27, [{v}, #416]", "stp q28, q29, [{v}, #448]", "stp q30, q31, [{v}, #480]",
-                "mrs {fpcr}, fpcr", "mrs {fpsr}, fpsr",
-                v = in(reg) &raw mut self.v, fpcr = out(reg) self.fpcr, fpsr = out(reg) self.fpsr,
-                options(nostack, preserves_flags),
-            );
-        }
-    }
-
-    /// Compares with what was read back, FPCR and FPSR included.
-    pub fn compare(&self, found: &State) -> Option<Mismatch> {
-        let wide = |half: [u64; 2]| u128::from(half[1]) << 64 | u128::from(half[0]);
-        let vectors = self.v.iter().zip(&found.v).map(|(&a, &b)| (wide(a), wide(b)));
-        let controls = [(self.fpcr, found.fpcr), (self.fpsr, found.fpsr)].map(|(a, b)| (a.into(), b.into()));
-        vectors
-            .chain(controls)
-            .enumerate()
-            .find(|(_, (expected, found))| expected != found)
-            .map(|(register, (expected, found))| Mismatch { register, expected, found })
-    }
-
-    /// Reads the registers and compares them with this pattern.
-    pub fn check(&self) -> Option<Mismatch> {
-        let mut found = Self::zero();
-        found.read();
-        self.compare(&found)
-    }
+/// Finds the first of some values, by register and lane, that differ from others.
+pub(crate) fn difference(values: impl Iterator<Item = (Register, usize, u64, u64)>) -> Option<Mismatch> {
+    let mut wrong = values.filter(|(_, _, expected, found)| expected != found);
+    let (register, lane, expected, found) = wrong.next()?;
+    Some(Mismatch { register, lane, expected: Some(expected), found })
 }
 
-/// Lets EL1 and EL0 use FP: CPACR_EL1.FPEN = 0b11, SVE and SME off.
-pub fn enable() {
-    crate::msr!("cpacr_el1", 0b11 << 20);
-    crate::cpu::isb();
-}
-
-/// Makes FP trap to EL1.
-pub fn disable() {
-    crate::msr!("cpacr_el1", 0);
-    crate::cpu::isb();
-}
-
-/// Executes one FP instruction, of no consequence to a pattern: FMOV D31, D31 clears the high half of V31.
-pub fn touch() {
-    // SAFETY: changes V31 only, which the compiler does not use.
-    unsafe { asm!(".arch_extension fp", "fmov d31, d31", options(nomem, nostack, preserves_flags)) };
+/// Finds the first of some values, by register and lane, that are part of another owner's pattern.
+pub(crate) fn foreign(
+    owner: Owner,
+    values: impl Iterator<Item = (Register, usize, u64)>,
+) -> Option<Mismatch> {
+    let is_foreign = |bits: u64| Origin::of(bits).is_some_and(|origin| origin.owner != owner);
+    let (register, lane, found) = values.into_iter().find(|&(_, _, found)| is_foreign(found))?;
+    Some(Mismatch { register, lane, expected: None, found })
 }

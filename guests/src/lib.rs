@@ -1,21 +1,26 @@
-//! What the bare-metal test guests share: start-up, MMU, vectors, console, GICv3, timers, PSCI, secondary vCPUs, a harness.
+//! What the bare-metal test guests share: start-up, exceptions, console, interrupts, timer, secondary vCPUs, a harness.
 //!
-//! A guest is an arm64 Image of a few kilobytes that runs at EL1 with the MMU on and an identity map. It is
-//! [`guest!`]`(main)` and a `main` that calls [`report::test`] for each thing it shows; when `main` returns, a summary is
-//! printed and the machine powers off through PSCI. Nothing here knows which hypervisor it runs under: the same images run
-//! on plain QEMU, which is how they are judged themselves.
+//! A guest is an image of a few kilobytes that runs as a kernel does. It is [`guest!`]`(main)` and a `main` that calls
+//! [`report::test`] for each thing it shows; when `main` returns, a summary is printed and the machine powers off. Nothing
+//! here knows which hypervisor it runs under: the same images run on plain QEMU, which is how they are judged themselves.
+//!
+//! What differs between architectures is in [`arch`]; the other modules give it out under one name each, so that most
+//! programs do not know where they run.
 //!
 //! The compiler never touches FP registers (the target is soft-float): they hold what [`fp`] puts there, across calls,
 //! interrupts and all.
 #![no_std]
 
+#[cfg_attr(target_arch = "aarch64", path = "aarch64/mod.rs")]
+#[cfg_attr(target_arch = "loongarch64", path = "loongarch64/mod.rs")]
+pub mod arch;
 pub mod args;
 pub mod console;
 pub mod cpu;
 pub mod fp;
-pub mod gic;
+pub mod irq;
 pub mod mmio;
-pub mod psci;
+pub mod power;
 pub mod report;
 pub mod rng;
 pub mod smp;
@@ -24,10 +29,7 @@ pub mod timer;
 pub mod trap;
 pub mod tree;
 
-/// Makes a bare-metal guest of a function `fn()`: the Image header, the entry and the panic handler.
-///
-/// The header is that of Linux `Documentation/arch/arm64/booting.rst`: text_offset 0, little-endian, 4 KiB pages, to be
-/// placed anywhere.
+/// Makes a bare-metal guest of a function `fn()`: the entry and the panic handler.
 #[macro_export]
 macro_rules! guest {
     ($main:path) => {
@@ -35,28 +37,7 @@ macro_rules! guest {
             $main()
         }
 
-        /// Is the first byte of the image: its header, whose first instruction branches over it.
-        #[unsafe(naked)]
-        #[unsafe(no_mangle)]
-        #[unsafe(link_section = ".head.text")]
-        extern "C" fn _head() -> ! {
-            core::arch::naked_asm!(
-                "b 1f",
-                ".long 0",
-                ".quad 0",
-                ".quad __image_size",
-                ".quad 0xa",
-                ".quad 0, 0, 0",
-                ".ascii \"ARM\\x64\"",
-                ".long 0",
-                "1:",
-                "adrp x1, {main}",
-                "add x1, x1, :lo12:{main}",
-                "b {start}",
-                main = sym guest_main,
-                start = sym $crate::start::primary,
-            )
-        }
+        $crate::head!(guest_main);
 
         #[panic_handler]
         fn panic(info: &core::panic::PanicInfo<'_>) -> ! {

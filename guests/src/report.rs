@@ -3,7 +3,7 @@
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crate::{console, psci};
+use crate::{console, power};
 
 static PASSED: AtomicU32 = AtomicU32::new(0);
 static FAILED: AtomicU32 = AtomicU32::new(0);
@@ -86,11 +86,11 @@ pub fn test(name: &str, body: impl FnOnce() -> Outcome) {
 pub fn finish() -> ! {
     let (passed, failed) = (PASSED.load(Relaxed), FAILED.load(Relaxed));
     console::line(format_args!("done: {passed} passed, {failed} failed"));
-    psci::system_off()
+    power::system_off()
 }
 
 /// Prints a failure that ends the guest, and powers off.
 pub fn abort(why: fmt::Arguments<'_>) -> ! {
     console::last_line(format_args!("not ok guest: {why}"));
-    psci::system_off()
+    power::system_off()
 }

@@ -2,6 +2,9 @@
 //!
 //! Cell sizes are those every virt-like tree has: two cells for addresses and sizes at the root, one or two for a CPU.
 
+use crate::arch::irq::Chips;
+use crate::arch::start::pointer;
+use crate::arch::uart;
 use crate::cpu::MAX_CPUS;
 
 const MAGIC: u32 = 0xd00d_feed;
@@ -31,24 +34,22 @@ pub struct Node<'a> {
 /// What a guest needs to know about the machine it runs on.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine {
-    /// `/chosen/bootargs`, empty when absent.
+    /// The command line, empty when there is none.
     pub args: &'static str,
-    /// Affinities of the vCPUs, in the order of the tree; the first `cpus` count.
-    pub affinity: [u64; MAX_CPUS],
+    /// What the hardware calls the vCPUs, in the order of the tree; the first `cpus` count.
+    pub ids: [u64; MAX_CPUS],
     /// Number of vCPUs, at most [`MAX_CPUS`].
     pub cpus: usize,
-    /// First memory region: base address.
+    /// Lowest memory region: base address.
     pub ram: u64,
-    /// First memory region: size in bytes.
+    /// Lowest memory region: size in bytes.
     pub ram_size: u64,
-    /// PL011 registers.
+    /// Size of all memory regions together, in bytes.
+    pub ram_total: u64,
+    /// The console's registers.
     pub uart: u64,
-    /// INTID of the PL011.
-    pub uart_intid: u32,
-    /// GICv3 distributor.
-    pub gicd: u64,
-    /// GICv3 redistributors, one after the other.
-    pub gicr: u64,
+    /// Interrupt controllers, and what else the architecture's runtime looks for.
+    pub chips: Chips,
 }
 
 fn be32(bytes: &[u8], at: usize) -> Option<u32> {
@@ -66,19 +67,19 @@ fn c_str(bytes: &[u8], at: usize) -> Option<&str> {
 }
 
 impl Tree<'static> {
-    /// Reads the header of the tree at `address`, as handed over in x0; `None` when there is none.
+    /// Reads the header of the tree at a physical address; `None` when there is none.
     pub fn at(address: u64) -> Option<Self> {
         if address == 0 || !address.is_multiple_of(8) {
             return None;
         }
         // SAFETY: the boot protocol puts a tree of at least 40 header bytes at this aligned address; it stays unchanged.
-        let header = unsafe { core::slice::from_raw_parts(address as *const u8, 40) };
+        let header = unsafe { core::slice::from_raw_parts(pointer(address), 40) };
         if be32(header, 0)? != MAGIC {
             return None;
         }
         let total = be32(header, 4)? as usize;
         // SAFETY: the header says how long the tree is, and the boot protocol that it is all there (at most 2 MiB).
-        let all = unsafe { core::slice::from_raw_parts(address as *const u8, total.min(2 << 20)) };
+        let all = unsafe { core::slice::from_raw_parts(pointer(address), total.min(2 << 20)) };
         let structure = be32(all, 8)? as usize;
         let strings = be32(all, 12)? as usize;
         Some(Self { structure: all.get(structure..)?, strings: all.get(strings..)? })
@@ -141,6 +142,16 @@ impl<'a> Node<'a> {
         let reg = self.property("reg")?;
         Some((be64(reg, n * 16)?, be64(reg, n * 16 + 8)?))
     }
+
+    /// Returns the `n`th cell of a property.
+    pub fn cell(&self, name: &str, n: usize) -> Option<u32> {
+        be32(self.property(name)?, n * 4)
+    }
+
+    /// Returns a property that is a string.
+    pub fn text(&self, name: &str) -> Option<&'a str> {
+        c_str(self.property(name)?, 0)
+    }
 }
 
 /// Calls `visit` with base and size of each memory region.
@@ -156,35 +167,40 @@ pub fn memory(tree: &Tree<'_>, mut visit: impl FnMut(u64, u64)) {
 pub fn machine(tree: &Tree<'static>) -> Machine {
     let mut machine = Machine {
         args: "",
-        affinity: [0; MAX_CPUS],
+        ids: [0; MAX_CPUS],
         cpus: 0,
-        ram: 0x4000_0000,
+        ram: 0,
         ram_size: 0,
-        uart: 0x0900_0000,
-        uart_intid: 33,
-        gicd: 0x0800_0000,
-        gicr: 0x080a_0000,
+        ram_total: 0,
+        uart: uart::DEFAULT,
+        chips: Chips::new(),
     };
     memory(tree, |base, size| {
-        if machine.ram_size == 0 {
+        machine.ram_total += size;
+        if machine.ram_size == 0 || base < machine.ram {
             (machine.ram, machine.ram_size) = (base, size);
         }
     });
+    let mut console = "";
     tree.each(|node| {
         if node.depth == 1 && node.name == "chosen" {
-            machine.args = node.property("bootargs").and_then(|value| c_str(value, 0)).unwrap_or("");
+            machine.args = node.text("bootargs").unwrap_or("");
+            console = node.text("stdout-path").unwrap_or("");
         } else if node.property("device_type") == Some(b"cpu\0") && machine.cpus < MAX_CPUS {
             let reg = node.property("reg").unwrap_or(&[]);
-            let affinity = if reg.len() >= 8 { be64(reg, 0) } else { be32(reg, 0).map(u64::from) };
-            machine.affinity[machine.cpus] = affinity.unwrap_or(machine.cpus as u64);
+            let id = if reg.len() >= 8 { be64(reg, 0) } else { be32(reg, 0).map(u64::from) };
+            machine.ids[machine.cpus] = id.unwrap_or(machine.cpus as u64);
             machine.cpus += 1;
-        } else if node.is("arm,gic-v3") {
-            machine.gicd = node.reg(0).map_or(machine.gicd, |(base, _)| base);
-            machine.gicr = node.reg(1).map_or(machine.gicr, |(base, _)| base);
-        } else if node.is("arm,pl011") {
+        } else {
+            machine.chips.visit(&node);
+        }
+    });
+    // The console is the UART that /chosen names, else any.
+    let mut named = false;
+    tree.each(|node| {
+        if node.is(uart::COMPATIBLE) && !named {
+            named = console.strip_prefix('/') == Some(node.name);
             machine.uart = node.reg(0).map_or(machine.uart, |(base, _)| base);
-            let spi = node.property("interrupts").and_then(|cells| be32(cells, 4));
-            machine.uart_intid = spi.map_or(machine.uart_intid, |spi| spi + 32);
         }
     });
     machine.cpus = machine.cpus.max(1);

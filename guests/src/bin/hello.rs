@@ -13,7 +13,7 @@ fn main() {
     println!(
         "hello: {} vCPU, {} KiB at {:#x}, args \"{}\"",
         machine.cpus,
-        machine.ram_size >> 10,
+        machine.ram_total >> 10,
         machine.ram,
         machine.args
     );

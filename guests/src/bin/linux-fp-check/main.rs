@@ -1,20 +1,24 @@
 //! Proves that FP registers survive inside a Linux guest: `linux-fp-check [WORKERS [SECONDS]] [--seed N]`.
 //!
 //! A static program without a C library. It forks WORKERS processes (default 4) that each keep patterns of their own in
-//! V0-V31, FPCR and FPSR for SECONDS (default 10), give up the CPU by system calls or have it taken away while they spin,
-//! and check every register after each. Prints `fp-check: ok, N workers, M checks` and exits with 0, or one line
+//! all FP registers that Linux offers for SECONDS (default 10), give up the CPU by system calls or have it taken away while
+//! they spin, and check every register after each. Prints `fp-check: ok, N workers, M checks` and exits with 0, or one line
 //! `fp-check: MISMATCH ...` for each worker that lost a register and exits with 1.
 #![no_std]
 #![no_main]
 
-use core::arch::{asm, naked_asm};
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+#[cfg_attr(target_arch = "loongarch64", path = "loongarch64.rs")]
+mod arch;
+
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use guests::fp::{Owner, State};
+use arch::call;
+use guests::fp::{Owner, State, Units};
 use guests::rng::Rng;
 
-/// System call numbers of arm64 (Linux `include/uapi/asm-generic/unistd.h`).
+/// System call numbers, which both architectures have from the generic list (Linux `include/uapi/asm-generic/unistd.h`).
 mod number {
     pub(crate) const WRITE: u64 = 64;
     pub(crate) const EXIT_GROUP: u64 = 94;
@@ -27,6 +31,8 @@ mod number {
     pub(crate) const WAIT4: u64 = 260;
 }
 
+/// The entry of the auxiliary vector that tells what the CPU has, to Linux's knowledge.
+const AT_HWCAP: u64 = 16;
 const SIGCHLD: u64 = 17;
 const CLOCK_MONOTONIC: u64 = 1;
 const PROT_READ_WRITE: u64 = 3;
@@ -34,29 +40,10 @@ const MAP_SHARED_ANONYMOUS: u64 = 0x21;
 const MOST_WORKERS: u64 = 64;
 const NANOS: u64 = 1_000_000_000;
 
-/// Entered by the kernel with the argument count at the stack pointer.
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-extern "C" fn _start() -> ! {
-    naked_asm!("mov x29, xzr", "mov x30, xzr", "ldr x0, [sp]", "add x1, sp, #8", "b {main}", main = sym main)
-}
-
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     say(format_args!("fp-check: {info}\n"));
     exit(2)
-}
-
-/// Makes a system call and returns the kernel's x0: negative for an error.
-fn call(number: u64, args: [u64; 6]) -> i64 {
-    let result: i64;
-    // SAFETY: every caller passes pointers to objects that live through the call, of the size the call wants; the kernel
-    // preserves all registers but x0. CLONE without CLONE_VM gives the child a copy of everything.
-    unsafe {
-        asm!("svc #0", in("x8") number, inlateout("x0") args[0] => result, in("x1") args[1], in("x2") args[2],
-            in("x3") args[3], in("x4") args[4], in("x5") args[5], options(nostack));
-    }
-    result
 }
 
 fn call0(number: u64) -> i64 {
@@ -135,7 +122,27 @@ fn wanted(count: usize, args: *const *const u8) -> Option<Wanted> {
     (1..=MOST_WORKERS).contains(&workers).then_some(Wanted { workers, seconds, seed })
 }
 
-extern "C" fn main(count: usize, args: *const *const u8) -> ! {
+/// Returns AT_HWCAP; 0 when there is none.
+fn hwcap(count: usize, args: *const *const u8) -> u64 {
+    // SAFETY: the kernel puts a null pointer behind the arguments, then environment strings and a null pointer, then
+    // pairs of words that end with the type 0 (AT_NULL).
+    unsafe {
+        let mut at = args.add(count + 1);
+        while !(*at).is_null() {
+            at = at.add(1);
+        }
+        let mut pair = at.add(1).cast::<[u64; 2]>();
+        loop {
+            match pair.read_unaligned() {
+                [AT_HWCAP, value] => return value,
+                [0, _] => return 0,
+                _ => pair = pair.add(1),
+            }
+        }
+    }
+}
+
+pub(crate) extern "C" fn main(count: usize, args: *const *const u8) -> ! {
     let Some(wanted) = wanted(count, args) else {
         say(format_args!("usage: linux-fp-check [WORKERS [SECONDS]] [--seed N]\n"));
         exit(2)
@@ -148,9 +155,15 @@ extern "C" fn main(count: usize, args: *const *const u8) -> ! {
     // SAFETY: mmap returned a zeroed page that is never unmapped; the workers share it through this one atomic.
     let checks = unsafe { &*(shared as *const AtomicU64) };
     let end = nanos() + wanted.seconds * NANOS;
+    let units = Units::from_hwcap(hwcap(count, args));
     for worker in 0..wanted.workers {
         match call(number::CLONE, [SIGCHLD, 0, 0, 0, 0, 0]) {
-            0 => exit(u64::from(!work(worker as u8, wanted.seed as u16, end, checks))),
+            0 => exit(u64::from(!work(
+                Owner { seed: wanted.seed as u16, worker: worker as u8 },
+                units,
+                end,
+                checks,
+            ))),
             child if child < 0 => {
                 say(format_args!("fp-check: fork failed with {child}\n"));
                 exit(2)
@@ -169,25 +182,26 @@ extern "C" fn main(count: usize, args: *const *const u8) -> ! {
         say(format_args!("fp-check: FAILED, {failed} of {} workers, {checks} checks\n", wanted.workers));
         exit(1)
     }
-    say(format_args!("fp-check: ok, {} workers, {checks} checks\n", wanted.workers));
+    say(format_args!("fp-check: ok, {} workers, {checks} checks, {units}\n", wanted.workers));
     exit(0)
 }
 
 /// One worker's life until `end`; tells whether every check held.
-fn work(worker: u8, seed: u16, end: u64, checks: &AtomicU64) -> bool {
-    let owner = Owner { seed, worker };
+fn work(owner: Owner, units: Units, end: u64, checks: &AtomicU64) -> bool {
+    let Owner { seed, worker } = owner;
     let mut rng = Rng::new(u64::from(seed) << 8 | u64::from(worker));
     let mut round = 0;
     while nanos() < end {
         round += 1;
-        let pattern = State::pattern(owner, round);
+        let some = units.draw(&mut rng);
+        let pattern = State::pattern(owner, round, some);
         pattern.load();
         for step in 0..1 + rng.below(8) {
             let did = live(&mut rng);
             checks.fetch_add(1, Relaxed);
             if let Some(mismatch) = pattern.check() {
                 say(format_args!(
-                    "fp-check: MISMATCH worker {worker} seed {seed} round {round} step {step} after {did}: {mismatch}\n"
+                    "fp-check: MISMATCH worker {worker} seed {seed} round {round} {some} step {step} after {did}: {mismatch}\n"
                 ));
                 return false;
             }

@@ -1,12 +1,13 @@
-//! GICv3 (IHI0069): distributor, this vCPU's redistributor, the CPU interface.
+//! GICv3 (IHI0069): distributor, this vCPU's redistributor, the CPU interface. An interrupt's number is its INTID.
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::uart;
 use crate::cpu::{self, MAX_CPUS};
 use crate::mmio::{read32, read64, write8, write32, write64};
 use crate::start::machine;
-use crate::trap::Frame;
-use crate::{mrs, msr, report, timer};
+use crate::tree::Node;
+use crate::{irq, mrs, msr, report, timer};
 
 /// GICD_CTLR.
 pub const GICD_CTLR: u64 = 0x0000;
@@ -39,6 +40,10 @@ const GICR_TYPER: u64 = 0x0008;
 const GICR_WAKER: u64 = 0x0014;
 const SGI_FRAME: u64 = 0x1_0000;
 
+/// INTIDs below this are SGIs.
+pub const IPIS: u32 = 16;
+/// INTID of the timer that the runtime uses.
+pub const TIMER: u32 = timer::VIRTUAL;
 /// The INTID that says "none" (IHI0069 2.2.1).
 pub const SPURIOUS: u32 = 1023;
 /// The priority the runtime gives everything.
@@ -46,8 +51,6 @@ pub const PRIORITY: u8 = 0xa0;
 
 /// Where each vCPU's redistributor is.
 static REDISTRIBUTOR: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
-/// The function that takes interrupts, as `fn(u32)`; 0 for none.
-static HANDLER: AtomicUsize = AtomicUsize::new(0);
 
 /// Returns the base address of this vCPU's redistributor.
 pub fn redistributor() -> u64 {
@@ -56,7 +59,7 @@ pub fn redistributor() -> u64 {
 
 /// Returns the address of byte `offset` of the registers that hold `intid`'s bits: SGI frame or distributor.
 fn frame(intid: u32, offset: u64) -> u64 {
-    if intid < 32 { redistributor() + SGI_FRAME + offset } else { machine().gicd + offset }
+    if intid < 32 { redistributor() + SGI_FRAME + offset } else { machine().chips.gicd + offset }
 }
 
 fn bit(intid: u32, offset: u64) -> (u64, u32) {
@@ -65,7 +68,7 @@ fn bit(intid: u32, offset: u64) -> (u64, u32) {
 
 /// Turns the distributor on with affinity routing, all SPIs in group 1 at [`PRIORITY`].
 pub fn init_distributor() {
-    let gicd = machine().gicd;
+    let gicd = machine().chips.gicd;
     // ARE_NS and EnableGrp1, in the view with one security state and in the non-secure view alike.
     write32(gicd + GICD_CTLR, 1 << 4 | 1 << 1);
     while read32(gicd + GICD_CTLR) & 1 << 31 != 0 {}
@@ -82,7 +85,7 @@ pub fn init_distributor() {
 /// Finds and wakes this vCPU's redistributor and turns its CPU interface on: all interrupts in group 1, none enabled
 /// but SGIs.
 pub fn init_cpu() {
-    let mut base = machine().gicr;
+    let mut base = machine().chips.gicr;
     let packed = |affinity: u64| (affinity & 0xff_ffff) | (affinity >> 32 & 0xff) << 24;
     loop {
         let typer = read64(base + GICR_TYPER);
@@ -113,27 +116,13 @@ pub fn init_cpu() {
     cpu::isb();
 }
 
-/// Gives acknowledged interrupts to `handler(intid)`; they are ended when it returns.
-pub fn on_interrupt(handler: fn(u32)) {
-    HANDLER.store(handler as usize, Relaxed);
-}
-
-/// Takes an IRQ: acknowledges, calls the handler, ends it. Without a handler, the virtual timer goes to
-/// [`timer::on_irq`] and anything else ends the guest.
-pub fn handle(_: &mut Frame) {
+/// Takes an IRQ: acknowledges it, has it handled, ends it.
+pub(crate) fn handle() {
     let intid = acknowledge();
     if intid >= 1020 {
         return;
     }
-    match HANDLER.load(Relaxed) {
-        0 if intid == timer::VIRTUAL => timer::on_irq(),
-        0 => report::abort(format_args!("unexpected interrupt {intid} on vCPU {}", cpu::index())),
-        handler => {
-            // SAFETY: the only value stored besides 0 is a `fn(u32)`, by `on_interrupt`.
-            let handler = unsafe { core::mem::transmute::<usize, fn(u32)>(handler) };
-            handler(intid);
-        }
-    }
+    irq::deliver(intid);
     end(intid);
 }
 
@@ -175,7 +164,7 @@ pub fn set_mask(mask: u8) {
 
 /// Sends SGI `intid` to one vCPU.
 pub fn send(intid: u32, cpu: usize) {
-    let affinity = machine().affinity[cpu];
+    let affinity = machine().ids[cpu];
     let (aff0, aff1) = (affinity & 0xff, affinity >> 8 & 0xff);
     let (aff2, aff3) = (affinity >> 16 & 0xff, affinity >> 32 & 0xff);
     let target = 1 << (aff0 & 0xf) | (aff0 >> 4) << 44;
@@ -204,7 +193,7 @@ pub fn enable(intid: u32) {
 pub fn disable(intid: u32) {
     set(intid, ICENABLER);
     if intid >= 32 {
-        while read32(machine().gicd + GICD_CTLR) & 1 << 31 != 0 {}
+        while read32(machine().chips.gicd + GICD_CTLR) & 1 << 31 != 0 {}
     }
 }
 
@@ -245,10 +234,42 @@ pub fn set_trigger(intid: u32, trigger: Trigger) {
 
 /// Routes an SPI to a vCPU.
 pub fn route(intid: u32, cpu: usize) {
-    write64(machine().gicd + IROUTER + u64::from(intid) * 8, machine().affinity[cpu]);
+    write64(machine().chips.gicd + IROUTER + u64::from(intid) * 8, machine().ids[cpu]);
 }
 
 /// Returns the number of INTIDs the distributor has, SGIs and PPIs included.
 pub fn lines() -> u32 {
-    (((read32(machine().gicd + GICD_TYPER) & 0x1f) + 1) * 32).min(1020)
+    (((read32(machine().chips.gicd + GICD_TYPER) & 0x1f) + 1) * 32).min(1020)
+}
+
+/// Where the tree says the controller is; what it lacks is as on QEMU's virt machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Chips {
+    /// GICv3 distributor.
+    pub gicd: u64,
+    /// GICv3 redistributors, one after the other.
+    pub gicr: u64,
+    /// INTID of the PL011.
+    pub uart_intid: u32,
+}
+
+impl Chips {
+    pub(crate) const fn new() -> Self {
+        Self { gicd: 0x0800_0000, gicr: 0x080a_0000, uart_intid: 33 }
+    }
+
+    /// Reads one node.
+    pub(crate) fn visit(&mut self, node: &Node<'_>) {
+        if node.is("arm,gic-v3") {
+            self.gicd = node.reg(0).map_or(self.gicd, |(base, _)| base);
+            self.gicr = node.reg(1).map_or(self.gicr, |(base, _)| base);
+        } else if node.is(uart::COMPATIBLE) {
+            self.uart_intid = node.cell("interrupts", 1).map_or(self.uart_intid, |spi| spi + 32);
+        }
+    }
+
+    /// Does what has to be done before `main` and once the tree is read.
+    pub(crate) fn init(&self) {
+        init_distributor();
+    }
 }

@@ -1,109 +1,47 @@
-//! A guest that misbehaves: whatever it does stays inside it.
-//!
-//! Argument `case=`; without it, all cases a guest survives run one after the other.
-//! Survived: `calls` (unknown HVC and SMC functions), `sysregs` (every system register encoding is read, and written
-//! where reading is undefined), `gic` (all ones and zeros to every register and gap of the GIC), `sgi-flood`, `memory`
-//! (reads, writes and fetches where nothing is), `cpu-on-nowhere` (a vCPU started where nothing is).
-//! Not survived by itself: `vectors` (an exception with the vectors unmapped), `tables` (translation tables where nothing
-//! is), `spin` (an endless loop with interrupts off), `sleep` (WFI with nothing to wake it), `reset` (SYSTEM_RESET, again
-//! and again), `flood` (console output without end), `panic`.
-//! With `bare=1` what only a hypervisor promises is not asked for.
-#![no_std]
-#![no_main]
+//! The ways of AArch64 to misbehave.
 
 use core::arch::{asm, naked_asm};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use guests::cpu::MAX_CPUS;
+use guests::arch::{gic, psci};
 use guests::report::{Done, Outcome, test};
 use guests::rng::Rng;
 use guests::start::machine;
 use guests::trap::{Trap, catch, catch_branch};
-use guests::{args, cpu, ensure, gic, mmio, mrs, msr, println, psci, smp, timer};
+use guests::{cpu, ensure, mmio, mrs, msr, println, smp, timer};
 
-guests::guest!(main);
+use crate::{Case, announce, bare, soon, taken};
 
-/// A name and what it does.
-type Case = (&'static str, fn());
-
-const SURVIVED: [Case; 6] = [
+/// What a guest survives.
+pub(crate) const SURVIVED: [Case; 6] = [
     ("calls", calls),
-    ("sysregs", sysregs),
-    ("gic", || test("reserved-gic-registers", reserved_gic)),
-    ("sgi-flood", || test("sgi-flood", sgi_flood)),
+    ("registers", sysregs),
+    ("chips", || test("reserved-gic-registers", reserved_gic)),
+    ("ipi-flood", || test("sgi-flood", sgi_flood)),
     ("memory", || test("nothing-there", nothing_there)),
     ("cpu-on-nowhere", || test("cpu-on-nowhere", cpu_on_nowhere)),
 ];
 
-const FATAL: [Case; 7] = [
-    ("vectors", vectors),
-    ("tables", tables),
-    ("spin", spin),
-    ("sleep", sleep),
-    ("reset", reset),
-    ("flood", flood),
-    ("panic", || panic!("as asked")),
-];
+/// The INTID of an SPI that no device drives.
+pub(crate) const DEVICE: u32 = 40;
 
-/// Interrupts of each vCPU, by INTID.
-static TAKEN: [[AtomicU32; 64]; MAX_CPUS] = [const { [const { AtomicU32::new(0) }; 64] }; MAX_CPUS];
-
-fn main() {
-    gic::on_interrupt(on_interrupt);
-    match args::text("case") {
-        None => SURVIVED.iter().for_each(|(_, run)| run()),
-        Some(name) => match SURVIVED.iter().chain(&FATAL).find(|(known, _)| *known == name) {
-            Some((_, run)) => run(),
-            None => test("case", || Err(guests::why!("unknown case {name}"))),
-        },
-    }
-    test("still-alive", still_alive);
+/// Makes [`DEVICE`] pending.
+pub(crate) fn raise_device() {
+    gic::set_trigger(DEVICE, gic::Trigger::Edge);
+    gic::route(DEVICE, 0);
+    gic::enable(DEVICE);
+    gic::set(DEVICE, gic::ISPENDR);
 }
 
-fn on_interrupt(intid: u32) {
-    if intid == timer::VIRTUAL {
-        timer::on_irq();
-    }
-    TAKEN[cpu::index()][intid as usize % 64].fetch_add(1, Relaxed);
+/// Makes the interrupt controller pass nothing on.
+pub(crate) fn silence() {
+    gic::set_mask(0);
 }
 
-fn taken(cpu: usize, intid: u32) -> u32 {
-    TAKEN[cpu][intid as usize].load(Relaxed)
-}
-
-fn soon(done: impl Fn() -> bool) -> bool {
-    let limit = timer::now() + timer::micros(500_000);
-    while !done() {
-        if timer::now() > limit {
-            return false;
-        }
-    }
-    true
-}
-
-fn bare() -> bool {
-    args::flag("bare")
-}
-
-/// After whatever was done: timers, SGIs and SPIs work.
-fn still_alive() -> Outcome {
-    let start = timer::now();
-    timer::sleep(timer::micros(1000));
-    ensure!(timer::now() >= start + timer::micros(1000), "the timer is early");
-    for intid in [7, 40] {
-        let before = taken(0, intid);
-        if intid < 16 {
-            gic::send(intid, 0);
-        } else {
-            gic::set_trigger(intid, gic::Trigger::Edge);
-            gic::route(intid, 0);
-            gic::enable(intid);
-            gic::set(intid, gic::ISPENDR);
-        }
-        ensure!(soon(|| taken(0, intid) == before + 1), "interrupt {intid} does not come any more");
-    }
-    Ok(Done::Passed)
+/// Makes one line of RAM, in which no Rust object lives, outlast a reset.
+pub(crate) fn write_back(address: u64) {
+    // SAFETY: cleans and invalidates a line of RAM, which changes no value.
+    unsafe { asm!("dc civac, {0}", "dsb sy", in(reg) address, options(nostack)) };
 }
 
 /// Which instruction calls.
@@ -301,7 +239,7 @@ fn undefined_system_registers() -> Outcome {
 
 /// Writes ones and zeros everywhere in the GIC with every size, then sets it up anew.
 fn reserved_gic() -> Outcome {
-    let (gicd, gicr) = (machine().gicd, gic::redistributor());
+    let (gicd, gicr) = (machine().chips.gicd, gic::redistributor());
     let daif = cpu::mask_irq();
     // GICR_CTLR, GICR_PROPBASER and GICR_PENDBASER would let a GIC with LPIs use memory as tables; they are left to a
     // guest under a hypervisor, which has none.
@@ -345,7 +283,7 @@ fn reserved_gic() -> Outcome {
 fn route_to_nobody() -> Outcome {
     const SPI: u32 = 41;
     gic::set_trigger(SPI, gic::Trigger::Edge);
-    mmio::write64(machine().gicd + gic::IROUTER + u64::from(SPI) * 8, 0x7f_007f_7f7f);
+    mmio::write64(machine().chips.gicd + gic::IROUTER + u64::from(SPI) * 8, 0x7f_007f_7f7f);
     gic::enable(SPI);
     let before = taken(0, SPI);
     gic::set(SPI, gic::ISPENDR);
@@ -422,19 +360,14 @@ fn cpu_on_nowhere() -> Outcome {
         return Ok(Done::Skipped("one vCPU"));
     }
     let nowhere = machine().ram + machine().ram_size + 0x1000;
-    let status = psci::call(psci::CPU_ON, [machine().affinity[1], nowhere, 0]);
+    let status = psci::call(psci::CPU_ON, [machine().ids[1], nowhere, 0]);
     // INVALID_ADDRESS is the better answer, and allowed (DEN0022 5.6.2).
     ensure!(matches!(status, psci::SUCCESS | -9), "CPU_ON is {status}");
     timer::sleep(timer::micros(5000));
     Ok(Done::Passed)
 }
 
-/// Says what is coming, since nothing can be said after it.
-fn announce(what: &str) {
-    println!("bad: {what}");
-}
-
-fn vectors() {
+pub(crate) fn vectors() {
     announce("an exception with vectors where nothing is");
     cpu::mask_irq();
     msr!("vbar_el1", machine().ram + machine().ram_size);
@@ -444,7 +377,7 @@ fn vectors() {
 }
 
 /// Turns the page out from under itself: the next fetch walks tables where nothing is.
-fn tables() {
+pub(crate) fn tables() {
     announce("translation tables where nothing is");
     cpu::mask_irq();
     switch_tables(machine().ram + machine().ram_size)
@@ -453,51 +386,4 @@ fn tables() {
 #[unsafe(naked)]
 extern "C" fn switch_tables(table: u64) {
     naked_asm!("msr ttbr0_el1, x0", "isb", "tlbi vmalle1", "dsb sy", "isb", "ret")
-}
-
-fn spin() {
-    announce("an endless loop with interrupts off");
-    cpu::mask_irq();
-    // SAFETY: a branch to itself.
-    unsafe { asm!("1: b 1b", options(nostack)) };
-}
-
-fn sleep() {
-    announce("WFI with nothing to wake it");
-    cpu::mask_irq();
-    gic::set_mask(0);
-    timer::disarm();
-    loop {
-        cpu::wfi();
-    }
-}
-
-/// Resets the machine; after as many times as `resets=` says it stays up, if the hypervisor keeps RAM over a reset.
-fn reset() {
-    const MAGIC: u64 = 0x7265_7365_7400_0000;
-    static WANTED: AtomicU64 = AtomicU64::new(0);
-    WANTED.store(args::number("resets", u64::MAX), Relaxed);
-    // The last page of RAM: beyond the image and the tree.
-    let cell = machine().ram + machine().ram_size - 4096;
-    let count = mmio::read64(cell) ^ MAGIC;
-    let count = if count < 1 << 24 { count } else { 0 };
-    announce("a reset");
-    if count < WANTED.load(Relaxed) {
-        mmio::write64(cell, (count + 1) ^ MAGIC);
-        // SAFETY: cleans one line of RAM that no Rust object lives in.
-        unsafe { asm!("dc civac, {0}", "dsb sy", in(reg) cell, options(nostack)) };
-        psci::system_reset();
-    }
-    println!("bad: up after {count} resets, MPIDR {:#x}", mrs!("mpidr_el1"));
-}
-
-/// Prints as fast as it can, for `seconds=` (default for ever).
-fn flood() {
-    let seconds = args::number("seconds", u64::MAX >> 32);
-    let end = timer::now().saturating_add(seconds.saturating_mul(timer::frequency()));
-    let mut line = 0_u64;
-    while timer::now() < end {
-        line += 1;
-        println!("bad: flood line {line} ................................................................");
-    }
 }

@@ -7,28 +7,29 @@
 #![no_std]
 #![no_main]
 
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+#[cfg_attr(target_arch = "loongarch64", path = "loongarch64.rs")]
+mod arch;
+
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-use guests::start::machine;
+use guests::fp::Units;
 use guests::trap::Frame;
-use guests::{args, cpu, fp, gic, mmio, println, psci, smp, timer, trap};
+use guests::{args, cpu, fp, irq, println, smp, timer, trap};
 
 guests::guest!(main);
 
-/// A call that nobody implements: the shortest way into the hypervisor and back.
-const NULL_CALL: u64 = 0x4b00_0000;
-/// Fermata's ledger of this VM: x0 to x3 are loads, saves, skips and bytes; x0 is -1 when unavailable.
-const LEDGER_CALL: u64 = 0xc600_0001;
-
 const ROUNDS: u64 = 200;
 const WARM_UP: u64 = 20;
-const SGI: u32 = 1;
+const IPI: u32 = 1;
 
 /// Interrupts taken, by vCPU.
 static TAKEN: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 /// When the vectors were last entered for an interrupt, on vCPU 0.
 static ENTERED: AtomicU64 = AtomicU64::new(0);
+/// Set when vCPU 1 is up: what is sent to it before, plain QEMU may forget.
+static READY: AtomicBool = AtomicBool::new(false);
 static STOP: AtomicBool = AtomicBool::new(false);
 /// What vCPU 1 had taken before the rounds began.
 static FIRST: AtomicU64 = AtomicU64::new(0);
@@ -46,7 +47,7 @@ type Measurement = (&'static str, fn() -> Cost);
 
 fn main() {
     trap::take_irqs(on_irq);
-    gic::enable(timer::VIRTUAL);
+    irq::enable(irq::TIMER);
     let only = args::text("only");
     let wanted = |name: &str| only.is_none_or(|list| list.split(',').any(|one| one == name));
     let measurements: [Measurement; 8] = [
@@ -85,15 +86,15 @@ fn instructions(ticks: u64) -> u64 {
 
 /// Takes interrupts as directly as the vectors allow: acknowledge, note, silence, end.
 fn on_irq(frame: &mut Frame) {
-    let intid = gic::acknowledge();
-    if intid == timer::VIRTUAL {
+    let number = irq::acknowledge();
+    if number == irq::TIMER {
         timer::disarm();
     }
     if cpu::index() == 0 {
         ENTERED.store(frame.time, Relaxed);
     }
     TAKEN[cpu::index() & 1].fetch_add(1, Release);
-    gic::end(intid);
+    irq::end(number);
 }
 
 fn taken(cpu: usize) -> u64 {
@@ -101,7 +102,7 @@ fn taken(cpu: usize) -> u64 {
 }
 
 fn ledger() -> [u64; 4] {
-    let counters = psci::hvc(LEDGER_CALL, [0; 3]);
+    let counters = arch::ledger();
     if counters[0] == u64::MAX { [0; 4] } else { counters }
 }
 
@@ -121,33 +122,21 @@ fn average(once: impl Fn()) -> u64 {
 }
 
 fn hypercall() -> Cost {
-    let ticks = average(|| {
-        // SAFETY: the calling convention lets a call change x0 to x17 (DEN0028 2.6); this one is not implemented.
-        unsafe {
-            asm!("hvc #0", inout("x0") NULL_CALL => _, lateout("x1") _, lateout("x2") _, lateout("x3") _,
-                lateout("x4") _, lateout("x5") _, lateout("x6") _, lateout("x7") _, lateout("x8") _,
-                lateout("x9") _, lateout("x10") _, lateout("x11") _, lateout("x12") _, lateout("x13") _,
-                lateout("x14") _, lateout("x15") _, lateout("x16") _, lateout("x17") _, options(nostack));
-        }
-    });
-    Cost { ticks, ..Cost::default() }
+    Cost { ticks: average(arch::null_call), ..Cost::default() }
 }
 
 fn mmio_read() -> Cost {
-    let address = machine().gicd + gic::GICD_TYPER;
-    let ticks = average(|| {
-        mmio::read32(address);
-    });
-    Cost { ticks, ..Cost::default() }
+    let address = arch::device();
+    Cost { ticks: average(|| arch::device_read(address)), ..Cost::default() }
 }
 
-/// An SGI to this vCPU itself, until its handler has been entered.
+/// An IPI to this vCPU itself, until its handler has been entered.
 fn ipi() -> Cost {
     let mut total = 0;
     for round in 0..WARM_UP + ROUNDS {
         let before = taken(0);
         let start = timer::now();
-        gic::send(SGI, 0);
+        irq::send(IPI, 0);
         while taken(0) == before {}
         total += if round < WARM_UP { 0 } else { ENTERED.load(Relaxed) - start };
     }
@@ -176,13 +165,17 @@ fn timed_wake(wait: impl Fn(u64)) -> Cost {
     Cost { ticks: total / ROUNDS, ..Cost::default() }
 }
 
-/// Rounds of ping-pong with vCPU 1 on the same CPU: an SGI to the peer, WFI until its answer. A round is two switches.
+/// Rounds of ping-pong with vCPU 1 on the same CPU: an IPI to the peer, sleep until its answer. A round is two switches.
 fn switch(mine: bool, peers: bool) -> Cost {
-    let controls = |uses: bool| if uses { fp::enable() } else { fp::disable() };
+    let controls = |uses: bool| if uses { fp::enable(Units::BASE) } else { fp::disable() };
     PEER_USES_FP.store(peers, Release);
     STOP.store(false, Release);
+    READY.store(false, Release);
     FIRST.store(taken(1), Release);
-    assert!(smp::start(1, answer) == psci::SUCCESS, "vCPU 1 does not start");
+    smp::start(1, answer).expect("vCPU 1 starts");
+    while !READY.load(Acquire) {
+        core::hint::spin_loop();
+    }
     controls(mine);
     let mut start = (0, [0; 4]);
     for round in 0..WARM_UP + ROUNDS {
@@ -193,7 +186,7 @@ fn switch(mine: bool, peers: bool) -> Cost {
     }
     let end = (timer::now(), ledger());
     STOP.store(true, Release);
-    gic::send(SGI, 1);
+    irq::send(IPI, 1);
     smp::join(1);
     let each = |end: u64, start: u64| (end.wrapping_sub(start) + ROUNDS / 2) / ROUNDS;
     let mut cost = Cost { ticks: each(end.0, start.0), ..Cost::default() };
@@ -203,13 +196,13 @@ fn switch(mine: bool, peers: bool) -> Cost {
     cost
 }
 
-/// One turn: an FP instruction or none, an SGI to the peer, sleep until it answers.
+/// One turn: an FP instruction or none, an IPI to the peer, sleep until it answers.
 fn serve(me: usize, uses_fp: bool) {
     if uses_fp {
         fp::touch();
     }
     let before = taken(me);
-    gic::send(SGI, 1 - me);
+    irq::send(IPI, 1 - me);
     cpu::sleep_until(|| taken(me) != before);
 }
 
@@ -217,10 +210,11 @@ fn serve(me: usize, uses_fp: bool) {
 fn answer(me: usize) {
     let uses_fp = PEER_USES_FP.load(Acquire);
     if uses_fp {
-        fp::enable();
+        fp::enable(Units::BASE);
     } else {
         fp::disable();
     }
+    READY.store(true, Release);
     let mut seen = 0;
     let first = FIRST.load(Acquire);
     loop {
@@ -232,6 +226,6 @@ fn answer(me: usize) {
         if uses_fp {
             fp::touch();
         }
-        gic::send(SGI, 0);
+        irq::send(IPI, 0);
     }
 }

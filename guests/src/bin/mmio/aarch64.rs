@@ -1,18 +1,15 @@
-//! Shows what a load or store to a device does, in every form the instruction set has, and what happens where nothing is.
+//! The loads and stores of AArch64.
 //!
 //! Accesses that trap without a valid syndrome (pairs, write-back, SIMD, exclusives, atomics: DDI0487, ESR_ELx.ISV) may
 //! be carried out or may end in an external abort, and the guest prints which; what is carried out must be right.
-#![no_std]
-#![no_main]
 
 use core::arch::asm;
 
+use guests::arch::gic;
 use guests::report::{Done, Outcome, test};
 use guests::start::machine;
 use guests::trap::{Trap, catch, catch_branch};
-use guests::{cpu, ensure, fp, gic, mmio, mrs, println};
-
-guests::guest!(main);
+use guests::{cpu, ensure, fp, mmio, mrs, println};
 
 /// Runs load instructions with the address in x1 and all of x0 set, and yields x0.
 macro_rules! load {
@@ -47,19 +44,19 @@ const CELL3: u64 = 0xffc;
 const IBRD: u64 = 0x24;
 
 fn spare() -> u64 {
-    machine().gicd + gic::IPRIORITYR + SPARE
+    machine().chips.gicd + gic::IPRIORITYR + SPARE
 }
 
 fn router() -> u64 {
-    machine().gicd + gic::IROUTER + SPARE * 8
+    machine().chips.gicd + gic::IROUTER + SPARE * 8
 }
 
 fn uart(offset: u64) -> u64 {
     machine().uart + offset
 }
 
-fn main() {
-    fp::enable();
+pub(crate) fn main() {
+    fp::enable(fp::Units::SIMD);
     test("load-zero-extends", load_zero_extends);
     test("load-sign-extends", load_sign_extends);
     test("load-64-bit", load_64_bit);
@@ -131,7 +128,7 @@ fn load_sign_extends() -> Outcome {
 }
 
 fn load_64_bit() -> Outcome {
-    let affinity = machine().affinity[0];
+    let affinity = machine().ids[0];
     store!(router(), affinity, "str x0, [x1]");
     let route = load!(router(), "ldr x0, [x1]");
     ensure!(route == affinity, "GICD_IROUTER is {route:#x}");
@@ -288,7 +285,7 @@ fn pairs_without_syndrome() {
         same("the second", mmio::read32(uart(IBRD) + 4).into(), 0x2a)
     });
     either("load-pair-64-bit", move || {
-        let affinity = machine().affinity[0];
+        let affinity = machine().ids[0];
         mmio::write64(router(), affinity);
         mmio::write64(router() + 8, affinity);
         same("the second", load!(router(), "ldp x2, x0, [x1]"), affinity)

@@ -1,16 +1,12 @@
-//! Shows what the guest's CPU claims to be: prints the ID registers, checks that what must be hidden is, and that every
-//! feature they show works. With `bare=1` hidden things are not asked for.
-#![no_std]
-#![no_main]
+//! The ID registers of AArch64, and the features they announce.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use guests::arch::gic;
 use guests::report::{Done, Outcome, Why, test};
 use guests::trap::{Trap, catch};
-use guests::{args, cpu, ensure, fp, gic, mrs, msr, println, smp, timer, why};
-
-guests::guest!(main);
+use guests::{args, cpu, ensure, fp, mrs, msr, println, smp, timer, why};
 
 /// A register: its name and how to read it.
 type Register = (&'static str, fn() -> u64);
@@ -83,8 +79,8 @@ fn field(value: u64, bit: u32) -> u64 {
     value >> bit & 0xf
 }
 
-fn main() {
-    fp::enable();
+pub(crate) fn main() {
+    fp::enable(fp::Units::SIMD);
     for (name, read) in ALL {
         println!("id {name} {:#018x}", read());
     }

@@ -1,25 +1,29 @@
-//! Proves that nobody loses or leaks FP registers: every vCPU keeps patterns of its own in V0-V31, FPCR and FPSR through
-//! preemption, sleep, interrupts from its peer, and times without FP, and checks every register after each.
+//! Proves that nobody loses or leaks FP registers: every vCPU keeps patterns of its own in some of its units through
+//! preemption, sleep, interrupts from its peer, and times without FP, and checks every register after each. What other
+//! units show of it must be nobody else's.
 //!
 //! Arguments: `seconds=` (default 5), `seed=` (default 1; one per guest), `idle=` (percent of steps that sleep, default
 //! 25), `nofp=1` (the same life without FP: the guest that must not pay), `bare=1` (skip what only a hypervisor hides).
 #![no_std]
 #![no_main]
 
-use core::arch::asm;
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+#[cfg_attr(target_arch = "loongarch64", path = "loongarch64.rs")]
+mod arch;
+
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use guests::cpu::MAX_CPUS;
-use guests::fp::{self, Mismatch, Owner, State};
+use guests::fp::{self, Mismatch, Owner, State, Units};
 use guests::report::{Done, Outcome};
 use guests::rng::Rng;
-use guests::{args, cpu, ensure, gic, mrs, msr, println, report, smp, timer, trap};
+use guests::{args, cpu, ensure, irq, println, report, smp, timer, trap};
 
 guests::guest!(main);
 
-/// The SGI the vCPUs send each other; its handler uses FP.
+/// The interrupt the vCPUs send each other; its handler uses FP.
 const WITH_FP: u32 = 1;
-/// The SGI whose handler does not.
+/// The interrupt whose handler does not.
 const WITHOUT_FP: u32 = 2;
 
 /// What one vCPU did and found.
@@ -44,12 +48,12 @@ static TALLY: [Tally; MAX_CPUS] = [const {
 }; MAX_CPUS];
 
 fn main() {
-    gic::on_interrupt(on_interrupt);
+    irq::on_interrupt(on_interrupt);
     if args::flag("nofp") {
         report::test("no-fp-life", || {
             smp::on_all(live_without_fp);
             println!(
-                "fp-torture: no FP, {} sleeps, {} SGIs",
+                "fp-torture: no FP, {} sleeps, {} IPIs",
                 sum(|tally| &tally.sleeps),
                 sum(|tally| &tally.signals)
             );
@@ -57,26 +61,15 @@ fn main() {
         });
         return;
     }
-    fp::enable();
+    fp::enable(fp::present());
+    println!("fp-torture: {}", fp::present());
     report::test("fp-registers-work", registers_work);
-    report::test("fp-off-traps-to-el1", off_traps_to_el1);
-    report::test("sve-is-undefined", || {
-        undefined(|| {
-            // SAFETY: RDVL x0, #1 changes x0 only; it is expected to trap.
-            unsafe { asm!(".inst 0x04bf5020", out("x0") _, options(nostack)) }
-        })
-    });
-    report::test("sme-is-undefined", || {
-        undefined(|| {
-            // SAFETY: SMSTOP, which clears streaming mode and ZA that are off; it is expected to trap.
-            unsafe { asm!(".inst 0xd503467f", options(nostack)) }
-        })
-    });
-    report::test("id-registers-hide-sve-and-sme", ids_hide);
+    report::test("fp-off-traps-to-the-guest", off_traps);
+    arch::tests();
     report::test("fp-registers-survive", || {
         smp::on_all(torture);
         println!(
-            "fp-torture: {} checks, {} sleeps, {} SGIs ({} with FP in the handler), {} gaps without FP",
+            "fp-torture: {} checks, {} sleeps, {} IPIs ({} with FP in the handler), {} gaps without FP",
             sum(|tally| &tally.checks),
             sum(|tally| &tally.sleeps),
             sum(|tally| &tally.signals),
@@ -101,70 +94,48 @@ fn owner(cpu: usize) -> Owner {
 
 /// Shows that the check can fail: a changed register is found, by its number.
 fn registers_work() -> Outcome {
-    let pattern = State::pattern(owner(0), 0);
+    let pattern = State::pattern(owner(0), 0, fp::present());
     pattern.load();
     ensure!(pattern.check().is_none(), "{}", pattern.check().expect("just seen"));
-    fp::touch();
-    let found = pattern.check();
-    ensure!(found.is_some_and(|mismatch| mismatch.register == 31), "a changed V31 was not found: {found:?}");
-    pattern.load();
-    msr!("S3_3_C4_C4_1", 0); // FPSR
-    let found = pattern.check();
-    ensure!(found.is_some_and(|mismatch| mismatch.register == 33), "a changed FPSR was not found: {found:?}");
+    for (touch, register) in [(fp::touch as fn(), fp::TOUCHED), (fp::touch_control, fp::CONTROL)] {
+        touch();
+        let found = pattern.check();
+        ensure!(
+            found.is_some_and(|mismatch| mismatch.register == register),
+            "a changed {register} was not found: {found:?}"
+        );
+        pattern.load();
+    }
+    let other = Owner { seed: !owner(0).seed, worker: 0 };
+    let found = State::read(fp::present());
+    ensure!(found.foreign(owner(0)).is_none(), "its own pattern looks foreign");
+    ensure!(found.foreign(other).is_some(), "a foreign pattern was not found");
     Ok(Done::Passed)
 }
 
-fn off_traps_to_el1() -> Outcome {
-    let pattern = State::pattern(owner(0), 1);
+fn off_traps() -> Outcome {
+    let pattern = State::pattern(owner(0), 1, fp::present());
     pattern.load();
     fp::disable();
     let trap = trap::catch(fp::touch);
-    fp::enable();
-    ensure!(trap.is_some_and(|trap| trap.class() == 0x07), "expected EC 0x07, found {trap:x?}");
+    fp::enable(fp::present());
+    ensure!(trap.is_some_and(|trap| trap.is_fp_disabled()), "found {trap:x?}");
     ensure!(pattern.check().is_none(), "{}", pattern.check().expect("just seen"));
     Ok(Done::Passed)
 }
 
-/// Executes an instruction of an extension with everything enabled that EL1 can enable: it must not exist all the same.
-fn undefined(probe: fn()) -> Outcome {
-    if args::flag("bare") {
-        return Ok(Done::Skipped("no hypervisor hides it"));
-    }
-    // CPACR_EL1.SMEN, FPEN and ZEN.
-    msr!("cpacr_el1", 0b11 << 24 | 0b11 << 20 | 0b11 << 16);
-    cpu::isb();
-    let trap = trap::catch(probe);
-    fp::enable();
-    ensure!(trap.is_some_and(|trap| trap.is_undefined()), "expected EC 0x00, found {trap:x?}");
-    Ok(Done::Passed)
-}
-
-fn ids_hide() -> Outcome {
-    if args::flag("bare") {
-        return Ok(Done::Skipped("no hypervisor hides anything"));
-    }
-    let sve = mrs!("id_aa64pfr0_el1") >> 32 & 0xf;
-    let sme = mrs!("id_aa64pfr1_el1") >> 24 & 0xf;
-    ensure!(sve == 0 && sme == 0, "ID_AA64PFR0_EL1.SVE {sve}, ID_AA64PFR1_EL1.SME {sme}");
-    let (zfr, smfr) = (mrs!("S3_0_C0_C4_4"), mrs!("S3_0_C0_C4_5"));
-    ensure!(zfr == 0 && smfr == 0, "ID_AA64ZFR0_EL1 {zfr:#x}, ID_AA64SMFR0_EL1 {smfr:#x}");
-    Ok(Done::Passed)
-}
-
-/// Counts, and for one of the SGIs uses FP as a kernel's handler does: saves what is there, puts other things there,
+/// Counts, and for one of the IPIs uses FP as a kernel's handler does: saves what is there, puts other things there,
 /// checks them, puts back what was there.
-fn on_interrupt(intid: u32) {
+fn on_interrupt(number: u32) {
     let tally = &TALLY[cpu::index()];
-    match intid {
-        timer::VIRTUAL => timer::on_irq(),
+    match number {
+        irq::TIMER => timer::on_irq(),
         WITH_FP if !args_nofp() => {
-            let controls = mrs!("cpacr_el1");
-            fp::enable();
-            let mut saved = State::zero();
-            saved.read();
+            let (controls, units) = (fp::controls(), fp::present());
+            fp::enable(units);
+            let saved = State::read(units);
             let count = tally.in_handler.fetch_add(1, Relaxed);
-            let worker = 0x80 | cpu::index() as u8;
-            let pattern = State::pattern(Owner { worker, ..owner(0) }, count as u32);
+            let pattern = State::pattern(owner(cpu::index()), HANDLERS | count as u32, units);
             pattern.load();
             if let Some(mismatch) = pattern.check() {
                 tally.failed.store(true, Relaxed);
@@ -172,13 +143,15 @@ fn on_interrupt(intid: u32) {
                 report::abort(format_args!("in an interrupt handler: {mismatch}"));
             }
             saved.load();
-            msr!("cpacr_el1", controls);
-            cpu::isb();
+            fp::restore_controls(controls);
         }
         _ => {}
     }
-    tally.signals.fetch_add(u64::from(intid < 16), Relaxed);
+    tally.signals.fetch_add(u64::from(number < irq::IPIS), Relaxed);
 }
+
+/// The bit of a round that says that a pattern is a handler's.
+const HANDLERS: u32 = 1 << 12;
 
 /// Set when any vCPU lost a register: the others stop too.
 static LOST: AtomicBool = AtomicBool::new(false);
@@ -198,17 +171,18 @@ fn torture(number: usize) {
     let mut rng = Rng::new(u64::from(owner.seed) << 8 | u64::from(owner.worker));
     let end = timer::now() + timer::micros(args::number("seconds", 5) * 1_000_000);
     let tally = &TALLY[number];
-    fp::enable();
     let mut round = 0;
     while timer::now() < end && !LOST.load(Relaxed) {
         round += 1;
-        let pattern = State::pattern(owner, round);
+        let units = fp::present().draw(&mut rng);
+        fp::enable(units);
+        let pattern = State::pattern(owner, round & !HANDLERS, units);
         pattern.load();
         for step in 0..1 + rng.below(8) {
-            let did = live(number, &mut rng);
+            let (did, seen) = live(number, &mut rng, &pattern, units);
             tally.checks.fetch_add(1, Relaxed);
-            if let Some(mismatch) = pattern.check() {
-                lost(number, round, step, did, mismatch);
+            if let Some(mismatch) = seen.or_else(|| pattern.check()) {
+                lost(number, round, format_args!("{units} step {step} after {did}: {mismatch}"));
                 return;
             }
         }
@@ -216,29 +190,33 @@ fn torture(number: usize) {
     fp::disable();
 }
 
-fn lost(number: usize, round: u32, step: u64, did: &str, mismatch: Mismatch) {
-    let owner = owner(number);
+fn lost(number: usize, round: u32, what: core::fmt::Arguments<'_>) {
     TALLY[number].failed.store(true, Relaxed);
     LOST.store(true, Relaxed);
-    println!(
-        "MISMATCH vCPU {number} seed {:#x} round {round} step {step} after {did}: {mismatch}",
-        owner.seed
-    );
+    println!("MISMATCH vCPU {number} seed {:#x} round {round} {what}", owner(number).seed);
 }
 
-/// Does one random thing that FP registers must survive, and says which.
-fn live(number: usize, rng: &mut Rng) -> &'static str {
+/// Looks at what other units show, and tells what is wrong with it: of what the pattern covers everything has to be
+/// there, and the rest may be anything but somebody else's.
+fn look(number: usize, pattern: &State, others: Units) -> Option<Mismatch> {
+    fp::enable(others);
+    let found = State::read(others);
+    pattern.compare(&found).or_else(|| found.foreign(owner(number)))
+}
+
+/// Does one random thing that FP registers must survive, and says which; what it saw at once is wrong when it says so.
+fn live(number: usize, rng: &mut Rng, pattern: &State, units: Units) -> (&'static str, Option<Mismatch>) {
     let tally = &TALLY[number];
     if rng.below(100) < args::number("idle", 25) {
         tally.sleeps.fetch_add(1, Relaxed);
         timer::sleep(timer::micros(rng.below(300)));
-        return "sleep";
+        return ("sleep", None);
     }
-    match rng.below(6) {
+    let did = match rng.below(7) {
         0 => {
             let peer = rng.below(smp::count() as u64) as usize;
-            gic::send(if rng.below(2) == 0 { WITH_FP } else { WITHOUT_FP }, peer);
-            "sending an SGI"
+            irq::send(if rng.below(2) == 0 { WITH_FP } else { WITHOUT_FP }, peer);
+            "sending an IPI"
         }
         1 => {
             // A guest that is lazy itself: FP off, other work, back on at its own trap.
@@ -248,8 +226,8 @@ fn live(number: usize, rng: &mut Rng) -> &'static str {
             if rng.below(2) == 0 {
                 timer::sleep(timer::micros(rng.below(100)));
             }
-            fp::enable();
-            "a time with CPACR_EL1.FPEN off"
+            fp::enable(units);
+            "a time with FP off"
         }
         2 => {
             // Long enough to be preempted with the registers loaded.
@@ -263,11 +241,18 @@ fn live(number: usize, rng: &mut Rng) -> &'static str {
             }
             "several sleeps without FP between"
         }
+        4 => {
+            let seen = look(number, pattern, fp::present().draw(rng));
+            cpu::spin(rng.below(10_000));
+            fp::enable(units);
+            return ("a look through other units", seen);
+        }
         _ => {
             cpu::spin(rng.below(5_000));
             "a short spin"
         }
-    }
+    };
+    (did, None)
 }
 
 fn live_without_fp(number: usize) {
@@ -275,7 +260,7 @@ fn live_without_fp(number: usize) {
     let end = timer::now() + timer::micros(args::number("seconds", 5) * 1_000_000);
     while timer::now() < end {
         match rng.below(4) {
-            0 => gic::send(WITHOUT_FP, rng.below(smp::count() as u64) as usize),
+            0 => irq::send(WITHOUT_FP, rng.below(smp::count() as u64) as usize),
             1 => timer::busy(timer::micros(rng.below(2000))),
             2 => cpu::spin(rng.below(5_000)),
             _ => {

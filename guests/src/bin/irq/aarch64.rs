@@ -1,19 +1,15 @@
-//! Shows that the GICv3 a guest sees is one: enabling, priorities and preemption, levels and edges, more pending (and
-//! more active) than list registers, active and pending bits, both EOI modes, routing.
-#![no_std]
-#![no_main]
+//! The GICv3: enabling, priorities and preemption, levels and edges, more pending (and more active) than list registers,
+//! active and pending bits, both EOI modes, routing.
 
-use core::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
-};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use guests::gic::{ICACTIVER, ICPENDR, ISACTIVER, ISENABLER, ISPENDR, SPURIOUS, Trigger};
+use guests::arch::gic::{self, ICACTIVER, ICPENDR, ISACTIVER, ISENABLER, ISPENDR, SPURIOUS, Trigger};
 use guests::mmio::{read8, read32, write8, write32};
 use guests::report::{Done, Outcome, test};
 use guests::start::machine;
-use guests::{cpu, ensure, gic, mrs, msr, smp, timer};
+use guests::{cpu, ensure, irq, mrs, msr, timer};
 
-guests::guest!(main);
+use crate::{a_while, entry, forget, log, logged, soon, with_peer};
 
 /// The first of the SPIs used here, which no device of a virt-like machine drives.
 const FIRST: u32 = 40;
@@ -25,11 +21,7 @@ const ANY: u32 = FIRST;
 const LOW: u32 = FIRST + 1;
 const HIGH: u32 = FIRST + 2;
 
-/// INTIDs in the order they were taken; the vCPU is in bits 31:16.
-static LOG: [AtomicU32; 128] = [const { AtomicU32::new(0) }; 128];
-static LOGGED: AtomicUsize = AtomicUsize::new(0);
-
-fn main() {
+pub(crate) fn main() {
     run("identification", identification);
     run("spurious", spurious);
     run("each-spi-is-taken", each_spi);
@@ -79,44 +71,14 @@ fn spis() -> core::ops::Range<u32> {
     FIRST..FIRST + MANY
 }
 
-fn log(intid: u32) {
-    let at = LOGGED.fetch_add(1, Relaxed);
-    LOG[at % LOG.len()].store(intid | (cpu::index() as u32) << 16, Release);
-}
-
-fn logged() -> usize {
-    LOGGED.load(Acquire)
-}
-
-fn entry(at: usize) -> u32 {
-    LOG[at % LOG.len()].load(Acquire)
-}
-
-/// Waits until `done` or for half a second; tells which.
-fn soon(done: impl Fn() -> bool) -> bool {
-    let limit = timer::now() + timer::micros(500_000);
-    while !done() {
-        if timer::now() > limit {
-            return false;
-        }
-    }
-    true
-}
-
-/// Waits long enough for an interrupt that must not come.
-fn a_while() {
-    timer::busy(timer::micros(3000));
-}
-
 /// Starts a test: logs interrupts, forgets earlier ones, enables the SPIs given.
 fn begin(spis: impl IntoIterator<Item = u32>) {
-    gic::on_interrupt(log);
-    LOGGED.store(0, Release);
+    forget();
     spis.into_iter().for_each(gic::enable);
 }
 
 fn identification() -> Outcome {
-    let (gicd, gicr) = (machine().gicd, gic::redistributor());
+    let (gicd, gicr) = (machine().chips.gicd, gic::redistributor());
     for (name, base) in [("GICD", gicd), ("GICR", gicr)] {
         let revision = read32(base + gic::PIDR2) >> 4 & 0xf;
         ensure!(matches!(revision, 3 | 4), "{name}_PIDR2.ArchRev is {revision}");
@@ -197,7 +159,7 @@ fn clear_enable() -> Outcome {
 }
 
 fn priority_registers() -> Outcome {
-    let address = machine().gicd + gic::IPRIORITYR + u64::from(ANY);
+    let address = machine().chips.gicd + gic::IPRIORITYR + u64::from(ANY);
     for byte in 0..4 {
         write8(address + byte, 0x20 * (byte as u8 + 1));
     }
@@ -224,7 +186,7 @@ fn group_enables() -> Outcome {
     cpu::isb();
     ensure!(early == 0, "taken with ICC_IGRPEN1_EL1 clear");
     ensure!(soon(|| logged() == 1), "not taken after ICC_IGRPEN1_EL1 was set");
-    let gicd = machine().gicd;
+    let gicd = machine().chips.gicd;
     let control = read32(gicd);
     write32(gicd, control & !0b10);
     while read32(gicd) & 1 << 31 != 0 {}
@@ -292,14 +254,14 @@ fn more_pending() -> Outcome {
     begin(spis());
     rank_all();
     for round in 0..5 {
-        LOGGED.store(0, Release);
+        forget();
         let daif = cpu::mask_irq();
         for spi in spis() {
             gic::set(spi, ISPENDR);
         }
         if round > 2 {
             // Asleep and awake again: the vCPU may have been off its CPU.
-            cpu::wfi();
+            cpu::idle();
         }
         cpu::restore_irq(daif);
         ensure!(soon(|| logged() == MANY as usize), "{} of {MANY} were taken", logged());
@@ -374,7 +336,7 @@ fn nesting(low: u8, high: u8, binary_point: u64, expected: Order) -> Outcome {
         }
     }
     begin([LOW, HIGH]);
-    gic::on_interrupt(handler);
+    irq::on_interrupt(handler);
     gic::set_priority(LOW, low);
     gic::set_priority(HIGH, high);
     msr!("S3_0_C12_C12_3", binary_point); // ICC_BPR1_EL1
@@ -392,7 +354,7 @@ fn nesting(low: u8, high: u8, binary_point: u64, expected: Order) -> Outcome {
 fn active_bit() -> Outcome {
     static SEEN: AtomicU32 = AtomicU32::new(0);
     begin([ANY]);
-    gic::on_interrupt(|intid| {
+    irq::on_interrupt(|intid| {
         let (active, pending) = (gic::is_set(intid, ISACTIVER), gic::is_set(intid, ISPENDR));
         SEEN.store(u32::from(active) | u32::from(pending) << 1, Relaxed);
         log(intid);
@@ -408,7 +370,7 @@ fn active_bit() -> Outcome {
 /// An edge during the handler is not lost: exactly one more interrupt follows.
 fn pending_while_active() -> Outcome {
     begin([ANY]);
-    gic::on_interrupt(|intid| {
+    irq::on_interrupt(|intid| {
         if logged() == 0 {
             gic::set(intid, ISPENDR);
             gic::set(intid, ISPENDR);
@@ -496,9 +458,9 @@ const UART_TX: u32 = 1 << 5;
 fn level_line() -> Outcome {
     const TIMES: usize = 4;
     static UP: AtomicBool = AtomicBool::new(false);
-    let (uart, spi) = (machine().uart, machine().uart_intid);
+    let (uart, spi) = (machine().uart, machine().chips.uart_intid);
     begin([]);
-    gic::on_interrupt(|intid| {
+    irq::on_interrupt(|intid| {
         log(intid);
         if logged() == TIMES {
             UP.store(read32(machine().uart + UART_RIS) & UART_TX != 0, Relaxed);
@@ -526,30 +488,6 @@ fn level_line() -> Outcome {
     ensure!(up, "UARTRIS.TX was not set in the handler");
     ensure!(!pending, "still pending after the line went down");
     Ok(Done::Passed)
-}
-
-static STAY: AtomicBool = AtomicBool::new(false);
-static THERE: AtomicBool = AtomicBool::new(false);
-
-/// Runs `body` while vCPU 1 is up and takes interrupts.
-fn with_peer(body: impl FnOnce() -> Outcome) -> Outcome {
-    if smp::count() < 2 {
-        return Ok(Done::Skipped("one vCPU"));
-    }
-    STAY.store(true, Release);
-    THERE.store(false, Release);
-    let status = smp::start(1, |_| {
-        THERE.store(true, Release);
-        while STAY.load(Acquire) {
-            core::hint::spin_loop();
-        }
-    });
-    ensure!(status == 0, "CPU_ON is {status}");
-    let there = soon(|| THERE.load(Acquire));
-    let outcome = if there { body() } else { Err(guests::why!("vCPU 1 did not come up")) };
-    STAY.store(false, Release);
-    smp::join(1);
-    outcome
 }
 
 fn routing() -> Outcome {

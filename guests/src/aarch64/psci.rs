@@ -2,7 +2,9 @@
 
 use core::arch::asm;
 
+use super::start::secondary;
 use crate::cpu;
+use crate::start::machine;
 
 /// PSCI_VERSION.
 pub const VERSION: u64 = 0x8400_0000;
@@ -60,6 +62,29 @@ pub fn call(function: u64, args: [u64; 3]) -> i64 {
     i64::from(hvc(function, args)[0] as i32)
 }
 
+/// What CPU_ON says when it does not start a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnError(pub i64);
+
+/// Starts another vCPU in the runtime's entry.
+pub fn cpu_on(cpu: usize) -> Result<(), OnError> {
+    let entry = secondary as extern "C" fn() -> ! as usize as u64;
+    match call(CPU_ON, [machine().ids[cpu], entry, cpu as u64]) {
+        SUCCESS => Ok(()),
+        status => Err(OnError(status)),
+    }
+}
+
+/// Returns the status of AFFINITY_INFO for a vCPU.
+pub fn affinity_info(cpu: usize) -> i64 {
+    call(AFFINITY_INFO, [machine().ids[cpu], 0, 0])
+}
+
+/// Tells whether a vCPU is off.
+pub fn is_off(cpu: usize) -> bool {
+    affinity_info(cpu) == OFF
+}
+
 /// Powers the machine off.
 pub fn system_off() -> ! {
     call(SYSTEM_OFF, [0; 3]);
@@ -81,6 +106,6 @@ pub fn cpu_off() -> ! {
 fn halt() -> ! {
     cpu::mask_irq();
     loop {
-        cpu::wfi();
+        cpu::idle();
     }
 }
