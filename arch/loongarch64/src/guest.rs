@@ -12,7 +12,7 @@ use crate::timer::{Registers, Timer};
 use crate::trap::Exception;
 
 /// What moves at every entry and exit. The assembly in `switch` knows the offsets of `r` and, by `offset_of!`,
-/// of `pc`.
+/// those of the others.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Frame {
@@ -20,6 +20,8 @@ pub struct Frame {
     pub r: [u64; 32],
     /// Where the guest goes on (`ERA` of the root).
     pub pc: u64,
+    /// While the guest runs, the stack of the call that entered it. Nothing else reads it.
+    pub stack: u64,
 }
 
 /// The guest's control and status registers that the hardware has (GCSR), moved when a vCPU is loaded or

@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_one_value_or_four() {
-        let mut frame = Frame { r: [9; 32], pc: 9 };
+        let mut frame = Frame { r: [9; 32], ..Frame::default() };
         reply(Reply::Done, &mut frame);
         assert_eq!(frame.r[A0..A0 + 2], [0, 9]);
         reply(Reply::Denied, &mut frame);

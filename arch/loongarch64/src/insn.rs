@@ -2,8 +2,8 @@
 //!
 //! A stage-2 fault comes with the guest-physical address (`BADV`) and the word (`BADI`). The virtual address,
 //! which the guest has to see if nothing answers, is computed as the instruction did (LoongArch Vol.1 2.2.5).
-//! Vector, floating-point, bound-checked, exclusive and atomic accesses to a device have no sensible meaning and
-//! are not decoded.
+//! Vector, floating-point, bound-checked, exclusive and atomic accesses to a device have no sensible meaning: of
+//! those only the address is decoded, for the exception that the guest is given.
 
 use crate::guest::{Extend, Load};
 
@@ -28,6 +28,12 @@ impl Half {
             Half::Load(load) => load.width,
             Half::Store { width, .. } => width,
         }
+    }
+
+    /// Whether a device can be accessed so: one that is not aligned may run over the end of a page, behind which
+    /// anything can be.
+    pub fn is_aligned(&self, at: u64) -> bool {
+        at.is_multiple_of(u64::from(self.width()))
     }
 }
 
@@ -112,6 +118,41 @@ pub fn decode(word: u32) -> Option<Decoded> {
         0x0aa => plain(load(4, Extend::Zero)), // ld.wu
         _ => None,
     }
+}
+
+/// Where `word` accesses memory; none when it does not.
+///
+/// Known are the forms of volume 1, the vector ones, which are encoded like them, and those of binary translation.
+pub fn address(word: u32) -> Option<Address> {
+    let base = field(word, 5, 5) as u8;
+    let offset = match word >> 24 {
+        // ll, sc, ldptr, stptr.
+        0x20..=0x27 => signed(word, 10, 14) << 2,
+        // ld, st, preld, fld, fst, vld, vst, xvld, xvst; ldl, ldr, stl, str.
+        0x28..=0x2c | 0x2e | 0x2f => signed(word, 10, 12),
+        // vldrepl, xvldrepl: the offset is narrower and counts larger steps, the larger the element is.
+        0x30 | 0x32 => {
+            let size = element(word)?;
+            signed(word, 10, 12 - size) << size
+        }
+        // vstelm, xvstelm: likewise, but for the width.
+        0x31 | 0x33 => signed(word, 10, 8) << element(word)?,
+        0x38 => match word >> 15 & 0x1ff {
+            // ldx to xvstx, with preldx.
+            0x000..=0x098 => return Some(Address::Index { base, index: field(word, 10, 5) as u8 }),
+            // Atomics, and the bound-checked forms, whose other register is the bound; barriers are in between.
+            0x0ae..=0x0e3 | 0x0e8..=0x0ff => 0,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(Address::Offset { base, offset })
+}
+
+/// The binary logarithm of the size of the element that a vector instruction accesses: the highest of bits 23 to 20
+/// stands for bytes.
+fn element(word: u32) -> Option<u32> {
+    (0..4).find(|size| word >> (23 - size) & 1 != 0)
 }
 
 /// Whether `word` is CACOP. Some of its forms translate an address, and may find that nothing is there.

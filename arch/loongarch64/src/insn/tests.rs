@@ -126,6 +126,58 @@ fn others_are_refused() {
 }
 
 #[test]
+fn addresses_of_others_are_known() {
+    let r = |n: u8| u64::from(n) * 0x1000;
+    // All of these have a1 as base, and a2 as index or for another purpose.
+    for (word, expected, name) in [
+        (0x22ff_f8a4, Some(0x4ff8), "ll.d -8"),
+        (0x2100_08a4, Some(0x5008), "sc.w 8"),
+        (0x3857_18a4, Some(0x5000), "sc.q"),
+        (0x3857_80a4, Some(0x5000), "llacq.w"),
+        (0x3859_98a4, Some(0x5000), "amcas.d"),
+        (0x386a_98a4, Some(0x5000), "amadd_db.d"),
+        (0x3879_98a4, Some(0x5000), "ldgt.d"),
+        (0x387f_98a4, Some(0x5000), "stle.d"),
+        (0x3874_98a0, Some(0x5000), "fldgt.d"),
+        (0x2bbf_fca0, Some(0x4fff), "fld.d -1"),
+        (0x2b40_10a0, Some(0x5004), "fst.s 4"),
+        (0x2c3f_c0a0, Some(0x4ff0), "vld -16"),
+        (0x2cc0_80a0, Some(0x5020), "xvst 32"),
+        (0x383c_18a0, Some(0xb000), "fstx.d"),
+        (0x384c_18a0, Some(0xb000), "xvstx"),
+        (0x2ac0_10a0, Some(0x5004), "preld 4"),
+        (0x382c_18a0, Some(0xb000), "preldx"),
+        (0x30bf_f4a0, Some(0x4ffd), "vldrepl.b -3"),
+        (0x305f_f4a0, Some(0x4ffa), "vldrepl.h -6"),
+        (0x302f_f4a0, Some(0x4ff4), "vldrepl.w -12"),
+        (0x3017_f4a0, Some(0x4fe8), "vldrepl.d -24"),
+        (0x3213_fca0, Some(0x57f8), "xvldrepl.d 2040"),
+        (0x32a0_00a0, Some(0x4800), "xvldrepl.b -2048"),
+        (0x31bf_f4a0, Some(0x4ffd), "vstelm.b -3"),
+        (0x3117_f4a0, Some(0x4fe8), "vstelm.d -24"),
+        (0x33fe_00a0, Some(0x4f80), "xvstelm.b -128"),
+        (0x331f_f4a0, Some(0x4fe8), "xvstelm.d -24"),
+        (0x337d_fca0, Some(0x50fe), "xvstelm.h 254"),
+        (0x2e00_14a4, Some(0x5005), "ldl.w 5"),
+        (0x2fff_eca4, Some(0x4ffb), "str.d -5"),
+        (0x063f_fcb3, None, "cacop"),
+        (0x3872_8000, None, "ibar"),
+        (0x3872_0000, None, "dbar"),
+        (0x0295_14a4, None, "addi.w"),
+        (0x3000_00a0, None, "no element"),
+    ] {
+        assert_eq!(address(word).map(|address| address.resolve(r)), expected, "{name} {word:#x}");
+    }
+}
+
+#[test]
+fn an_access_is_aligned_to_its_width() {
+    assert!(store(8).is_aligned(0x1008) && !store(8).is_aligned(0x1004));
+    assert!(load(2, Extend::Sign).is_aligned(2) && !load(2, Extend::Sign).is_aligned(u64::MAX));
+    assert!(store(1).is_aligned(u64::MAX));
+}
+
+#[test]
 fn maintenance_is_told_apart() {
     assert!(is_cacop(0x0600_0000) && is_cacop(0x063f_ffff));
     assert!(!is_cacop(0x05ff_ffff) && !is_cacop(0x0640_0000));
@@ -148,6 +200,7 @@ proptest! {
         let decoded = decode(encode(form, rd, rj, last)).unwrap();
         prop_assert_eq!(decoded.half, with_register(half, rd), "{}", name);
         prop_assert_eq!(decoded.address.resolve(register), expected, "{}", name);
+        prop_assert_eq!(address(encode(form, rd, rj, last)), Some(decoded.address), "{}", name);
     }
 
     /// No word decodes that is not one of the forms.
@@ -160,6 +213,9 @@ proptest! {
         };
         let known = ENCODINGS.iter().any(|(_, f, _)| form(*f));
         prop_assert_eq!(decode(word).is_some(), known);
+        if let Some(decoded) = decode(word) {
+            prop_assert_eq!(address(word), Some(decoded.address));
+        }
     }
 }
 
