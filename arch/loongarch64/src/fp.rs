@@ -1,1 +1,343 @@
 //! FPU, LSX, LASX and LBT state behind `EUEN`.
+//!
+//! F, VR and XR are views of one register file, 64, 128 and 256 bits wide, so FPU, LSX and LASX are one group. LBT
+//! has registers apart and is another. TOP, the top of the x87 stack, is changed by LBT instructions but decides what
+//! F0 to F7 mean: it belongs to the FPU's image, and a guest that can use LBT always has the FPU as well.
+//!
+//! **EUEN.** The root's gates the guest's: what the guest's lets through and the root's does not is an exit. It gates
+//! the hypervisor too, which opens what it moves. A CSR write takes effect for every later instruction of its CPU, so
+//! no barrier stands between opening and moving, and none before `ERTN`.
+//!
+//! **TM**, a bit of FCSR on CPUs with LBT, lets the names F0 to F7 rotate by TOP. Every guest can set it, with LBT or
+//! without: to write FCSR takes the FPU alone. Registers are moved with TM clear, so that no image is ever rotated.
+//! A save that had to clear it leaves registers that are the guest's no more, and says so.
+
+mod image;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod units;
+
+use core::marker::PhantomData;
+use core::mem::size_of;
+
+use kernel::fp::{FpContext, Units};
+
+pub use image::{Image, Lbt, Line, REGISTERS, Width};
+pub use steps::{Every, Step, Steps};
+pub use units::{FPU, LASX, LBT, LSX, List, UnitsError, VECTORS, from_cpucfg, hide_others, parse, widest};
+
+/// FCSR0.
+pub mod fcsr {
+    /// Which exceptions are raised.
+    pub const ENABLES: u32 = 0x1f;
+    /// The names F0 to F7 rotate by TOP. On CPUs with LBT only.
+    pub const TM: u32 = 1 << 6;
+    /// How far above its enable the cause of each exception is.
+    pub const CAUSE_SHIFT: u32 = 24;
+}
+
+/// What belongs to the registers of every width.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Status {
+    /// FCSR0.
+    pub fcsr: u32,
+    /// FCC0-7, a bit each.
+    pub fcc: u8,
+    /// TOP.
+    pub top: u8,
+}
+
+/// A write of FCSR0 raised the exception that a cause and its enable ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// What the machine does with the hardware: the leaf `fp_regs` on a CPU, a model in tests.
+///
+/// All but `set_euen` need the units open that they use.
+pub trait FpRegs {
+    /// Writes `EUEN`.
+    fn set_euen(&mut self, value: u64);
+    /// Reads FCSR0.
+    fn fcsr(&mut self) -> u32;
+    /// Writes FCSR0 with a value that has no cause whose enable is set too.
+    fn set_fcsr(&mut self, value: u32);
+    /// Writes FCSR0 with any value. Nothing says whether a CPU may raise an exception for a cause that is enabled; if it
+    /// does, that is survived.
+    ///
+    /// # Errors
+    /// The exception was raised.
+    fn try_fcsr(&mut self, value: u32) -> Result<(), Refused>;
+    /// Clears TM with the instruction for it. The CPU has LBT.
+    fn clear_tm(&mut self);
+    /// Reads FCC0-7.
+    fn fcc(&mut self) -> u8;
+    /// Writes FCC0-7.
+    fn set_fcc(&mut self, value: u8);
+    /// Reads TOP. The CPU has LBT.
+    fn top(&mut self) -> u8;
+    /// Writes TOP, 0 to 7. The CPU has LBT.
+    fn set_top(&mut self, value: u8);
+    /// Copies `width` of each register to memory that has `form`, which is at least as wide.
+    fn store(&mut self, width: Width, form: Width, into: &mut [Line]);
+    /// Copies `width` of each register from memory that has `form`. What it has no room for becomes zero.
+    fn load(&mut self, width: Width, form: Width, from: &[Line]);
+    /// Writes `pattern` to every 64 bits of `width` of each register.
+    fn fill(&mut self, width: Width, pattern: u64);
+    /// Copies the registers of LBT to memory.
+    fn store_lbt(&mut self, into: &mut Lbt);
+    /// Copies the registers of LBT from memory.
+    fn load_lbt(&mut self, from: &Lbt);
+    /// Writes `pattern` to each register of LBT.
+    fn fill_lbt(&mut self, pattern: u64);
+}
+
+/// One CPU's registers. They stay on their CPU: they are neither `Send` nor `Sync`.
+#[derive(Debug)]
+pub struct File<H: FpRegs> {
+    hardware: H,
+    /// What the CPU has.
+    present: Units,
+    /// What `EUEN` lets through.
+    open: Units,
+    /// It was said already that this CPU refuses some values of FCSR.
+    complained: bool,
+    here: PhantomData<*mut ()>,
+}
+
+impl<H: FpRegs> File<H> {
+    /// Takes over the registers of a CPU that has `present` (see [`from_cpucfg`]), and conceals them. Called once on
+    /// each CPU, before its first guest.
+    pub fn new(mut hardware: H, present: Units) -> Self {
+        hardware.set_euen(0);
+        Self { hardware, present, open: Units::empty(), complained: false, here: PhantomData }
+    }
+
+    /// What the CPU has.
+    pub fn present(&self) -> Units {
+        self.present
+    }
+
+    fn set_open(&mut self, units: Units) {
+        if self.open != units {
+            // FPE, SXE, ASXE and BTE are bits 0 to 3 of EUEN, in the order of the units.
+            self.hardware.set_euen(units.bits().into());
+            self.open = units;
+        }
+    }
+
+    /// Lets the hypervisor use `units`. They may be open already, for the guest whose turn it is.
+    fn open(&mut self, units: Units) -> &mut H {
+        if !self.open.contains(units) {
+            self.set_open(self.present);
+        }
+        &mut self.hardware
+    }
+
+    /// Opens `width` of the registers and tells whether they can be twisted. Then TOP is open as well.
+    fn open_registers<S: Steps>(&mut self, width: Width) -> Twist {
+        if !self.present.contains(LBT) && S::takes(Step::GateLbt) {
+            self.open(width.units());
+            return Twist::Never;
+        }
+        self.open(if S::takes(Step::OpenForTop) { width.units() | LBT } else { width.units() });
+        Twist::Possible
+    }
+
+    /// Gives the registers the names that they have with TM clear. What FCSR holds is lost.
+    ///
+    /// No CPU can refuse zero. Should one keep TM, there is an instruction that clears it and nothing else; it is not
+    /// the first choice, because not all that emulate LBT have it.
+    fn untwist(&mut self) {
+        self.hardware.set_fcsr(0);
+        if self.hardware.fcsr() & fcsr::TM != 0 {
+            self.hardware.clear_tm();
+        }
+    }
+
+    /// Writes an FCSR that a guest left behind. It may have been about to read which exception it got: its causes are
+    /// written as they were if the CPU takes them, and without those that are enabled otherwise.
+    fn set_fcsr(&mut self, value: u32) {
+        let raised = value & (value & fcsr::ENABLES) << fcsr::CAUSE_SHIFT;
+        if raised == 0 {
+            return self.hardware.set_fcsr(value);
+        }
+        if self.hardware.try_fcsr(value).is_err() {
+            self.hardware.set_fcsr(value & !raised);
+            if !core::mem::replace(&mut self.complained, true) {
+                log::warn!(
+                    "fp: a CPU refuses FCSR {value:#x}: guests may not learn which FP exception they got"
+                );
+            }
+        }
+    }
+}
+
+/// Whether TM can rename registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Twist {
+    /// The CPU has no LBT.
+    Never,
+    /// It has.
+    Possible,
+}
+
+/// A guest's state in memory.
+#[derive(Debug)]
+pub struct Fp<H, S = Every> {
+    limit: Units,
+    image: Image,
+    status: Status,
+    lbt: Lbt,
+    hardware: PhantomData<fn(H, S)>,
+}
+
+impl<H, S> Fp<H, S> {
+    /// Shows the registers as they were last saved.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Shows FCSR, FCC and TOP as they were last saved.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// Shows the registers of LBT as they were last saved.
+    pub fn lbt(&self) -> &Lbt {
+        &self.lbt
+    }
+}
+
+impl<H: FpRegs, S: Steps> Fp<H, S> {
+    /// Saves the registers; returns the units that it destroyed.
+    fn save_registers(&mut self, file: &mut File<H>, width: Width) -> Units {
+        let twist = file.open_registers::<S>(width);
+        let mut destroyed = Units::empty();
+        self.status.fcsr = file.hardware.fcsr();
+        if twist == Twist::Possible {
+            if S::takes(Step::KeepTop) {
+                self.status.top = file.hardware.top();
+            }
+            if self.status.fcsr & fcsr::TM != 0 && S::takes(Step::UntwistToSave) {
+                file.untwist();
+                destroyed = VECTORS;
+            }
+        }
+        let form = if S::takes(Step::KeepForm) { self.image.form.max(width) } else { width };
+        self.image.form = form;
+        file.hardware.store(width, form, &mut self.image.lines[..form.lines()]);
+        self.status.fcc = file.hardware.fcc();
+        if S::takes(Step::OwnUp) { destroyed } else { Units::empty() }
+    }
+
+    fn load_registers(&self, file: &mut File<H>, width: Width) {
+        let twist = file.open_registers::<S>(width);
+        // TM may be left over from registers that were given up unsaved.
+        if twist == Twist::Possible && file.hardware.fcsr() & fcsr::TM != 0 && S::takes(Step::UntwistToLoad) {
+            file.untwist();
+        }
+        if !S::takes(Step::StatusLast) {
+            self.load_status(file, twist);
+        }
+        let form = self.image.form;
+        let width = if S::takes(Step::ZeroAbove) { width } else { width.min(form) };
+        file.hardware.load(width, form, &self.image.lines[..form.lines()]);
+        if S::takes(Step::StatusLast) {
+            self.load_status(file, twist);
+        }
+    }
+
+    /// Loads FCC, then FCSR, which may set TM, then TOP, which setting TM may change.
+    fn load_status(&self, file: &mut File<H>, twist: Twist) {
+        file.hardware.set_fcc(self.status.fcc);
+        file.set_fcsr(self.status.fcsr);
+        if twist == Twist::Possible {
+            file.hardware.set_top(self.status.top);
+        }
+    }
+}
+
+impl<H: FpRegs, S: Steps> FpContext for Fp<H, S> {
+    type File = File<H>;
+    /// The units that a guest has. Each comes with those it does not work without, as [`parse`] sees to.
+    type Limit = Units;
+
+    const GROUPS: &'static [Units] = &[VECTORS, LBT];
+
+    fn new(limit: Units) -> Self {
+        Self {
+            limit,
+            image: Image::new(limit),
+            status: Status::default(),
+            lbt: Lbt::default(),
+            hardware: PhantomData,
+        }
+    }
+
+    fn units(&self) -> Units {
+        self.limit
+    }
+
+    fn closure(&self, touched: Units) -> Units {
+        let lbt = if touched.contains(LBT) && S::takes(Step::LbtNeedsFpu) { FPU } else { Units::empty() };
+        touched | lbt | Width::of(touched).map_or(Units::empty(), Width::units)
+    }
+
+    fn save(&mut self, file: &mut File<H>, units: Units) -> Units {
+        let mut kept = units;
+        if let Some(width) = Width::of(units) {
+            kept -= self.save_registers(file, width);
+        }
+        if units.contains(LBT) {
+            file.open(LBT).store_lbt(&mut self.lbt);
+        }
+        kept
+    }
+
+    fn restore(&self, file: &mut File<H>, units: Units) {
+        if let Some(width) = Width::of(units) {
+            self.load_registers(file, width);
+        }
+        if units.contains(LBT) {
+            file.open(LBT).load_lbt(&self.lbt);
+        }
+    }
+
+    fn expose(&self, file: &mut File<H>, units: Units) {
+        file.set_open(units);
+    }
+
+    fn conceal(file: &mut File<H>) {
+        file.set_open(Units::empty());
+    }
+
+    fn exposed(file: &File<H>) -> Units {
+        file.open
+    }
+
+    fn fill(file: &mut File<H>, units: Units, pattern: u64) {
+        // All of a register is filled, whichever view was named: what is above it is remains of somebody, too.
+        if units.intersects(VECTORS)
+            && let Some(width) = Width::of(file.present)
+        {
+            if file.open_registers::<Every>(width) == Twist::Possible {
+                file.untwist();
+                file.hardware.set_top(0);
+            }
+            file.hardware.fill(width, pattern);
+            file.hardware.set_fcc(0);
+            file.hardware.set_fcsr(0);
+        }
+        if units.contains(LBT) && file.present.contains(LBT) {
+            file.open(LBT).fill_lbt(pattern);
+        }
+    }
+
+    fn bytes(&self, units: Units) -> u64 {
+        let status = size_of::<Status>() as u64;
+        let registers = Width::of(units).map_or(0, |width| self.image.bytes(width) + status);
+        registers + if units.contains(LBT) { size_of::<Lbt>() as u64 } else { 0 }
+    }
+}
