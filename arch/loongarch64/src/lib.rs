@@ -23,3 +23,6 @@ pub mod timer;
 pub mod trap;
 pub mod tree;
 pub mod vintc;
+
+#[cfg(target_arch = "loongarch64")]
+pub mod fp_regs;

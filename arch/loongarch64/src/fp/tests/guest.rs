@@ -158,15 +158,14 @@ impl Mind {
         for name in 0..REGISTERS {
             let at = self.at(model, name);
             let seen = model.read(name, width);
-            for n in 0..width.words() {
-                let word = &mut self.xr[at][n];
+            for (n, (word, seen)) in self.xr[at].iter_mut().zip(seen).enumerate().take(width.words()) {
                 match *word {
-                    Word::OrZero(_) if seen[n] == 0 => {}
+                    Word::OrZero(_) if seen == 0 => {}
                     Word::Known(wanted) | Word::OrZero(wanted) => {
-                        same(&format!("word {n} of register {name} through {width:?}"), seen[n], wanted)?;
+                        same(&format!("word {n} of register {name} through {width:?}"), seen, wanted)?;
                     }
                 }
-                *word = Word::Known(seen[n]);
+                *word = Word::Known(seen);
             }
         }
         Ok(())

@@ -1,0 +1,308 @@
+//! The FP registers themselves.
+//!
+//! The compiler is told that there are none (the target is soft-float), so nothing but these functions touches them
+//! outside guests.
+
+use core::arch::{asm, global_asm, naked_asm};
+
+use crate::fp::{FpRegs, Lbt, Line, Refused, Width};
+
+/// This CPU's FP registers and `EUEN`.
+#[derive(Debug)]
+pub struct Hardware(());
+
+impl Hardware {
+    /// Takes the registers of the CPU this runs on.
+    ///
+    /// # Safety
+    /// 1. The code runs at PLV0 in root mode with interrupts masked and `ECFG.VS` = 0, and it keeps doing so.
+    /// 2. This CPU's registers were not taken before, and the value stays on this CPU.
+    pub unsafe fn claim() -> Self {
+        Self(())
+    }
+}
+
+impl FpRegs for Hardware {
+    #[inline]
+    fn set_euen(&mut self, value: u64) {
+        // SAFETY: EUEN (CSR 0x2) exists at PLV0 (promised to `claim`). It gates registers that compiled code does not use.
+        unsafe { asm!("csrwr {}, 0x2", inout(reg) value => _, options(nomem, nostack)) }
+    }
+
+    #[inline]
+    fn fcsr(&mut self) -> u32 {
+        let value: u64;
+        // SAFETY: reads a register; if it is gated, contrary to the contract, that is an exception and no more.
+        unsafe { asm!("movfcsr2gr {}, $fcsr0", out(reg) value, options(nomem, nostack)) }
+        value as u32
+    }
+
+    #[inline]
+    fn set_fcsr(&mut self, value: u32) {
+        // SAFETY: FCSR controls instructions that compiled code does not use. No exception is enabled and raised by
+        // `value` at once, says the contract.
+        unsafe { asm!("movgr2fcsr $fcsr0, {}", in(reg) value, options(nomem, nostack)) }
+    }
+
+    #[cold]
+    fn try_fcsr(&mut self, value: u32) -> Result<(), Refused> {
+        // SAFETY: interrupts are masked at PLV0 and ECFG.VS is 0 (promised to `claim`), as the function demands.
+        match unsafe { fp_try_fcsr(value.into()) } {
+            0 => Ok(()),
+            _ => Err(Refused),
+        }
+    }
+
+    fn clear_tm(&mut self) {
+        // SAFETY: clears a bit of FCSR, on a CPU that has LBT, as the contract says.
+        unsafe { asm!("x86clrtm", options(nomem, nostack)) }
+    }
+
+    #[inline]
+    fn fcc(&mut self) -> u8 {
+        let value: u64;
+        // SAFETY: reads registers.
+        unsafe {
+            asm!(
+                "movcf2gr {fcc}, $fcc0",
+                ".irp n, 1, 2, 3, 4, 5, 6, 7",
+                "movcf2gr {one}, $fcc\\n",
+                "bstrins.d {fcc}, {one}, \\n, \\n",
+                ".endr",
+                fcc = out(reg) value,
+                one = out(reg) _,
+                options(nomem, nostack),
+            );
+        }
+        value as u8
+    }
+
+    #[inline]
+    fn set_fcc(&mut self, value: u8) {
+        // SAFETY: writes registers that compiled code does not use. Each takes the lowest bit of its source.
+        unsafe {
+            asm!(
+                "movgr2cf $fcc0, {fcc}",
+                ".irp n, 1, 2, 3, 4, 5, 6, 7",
+                "srli.d {fcc}, {fcc}, 1",
+                "movgr2cf $fcc\\n, {fcc}",
+                ".endr",
+                fcc = inout(reg) u64::from(value) => _,
+                options(nomem, nostack),
+            );
+        }
+    }
+
+    #[inline]
+    fn top(&mut self) -> u8 {
+        let value: u64;
+        // SAFETY: reads a register, on a CPU that has LBT, as the contract says.
+        unsafe { asm!("x86mftop {}", out(reg) value, options(nomem, nostack)) }
+        value as u8 & 7
+    }
+
+    #[inline]
+    fn set_top(&mut self, value: u8) {
+        macro_rules! top {
+            ($value:literal) => {
+                // SAFETY: decides what FP registers are called, which compiled code does not use, on a CPU that
+                // has LBT, as the contract says.
+                unsafe { asm!("x86mttop {}", const $value, options(nomem, nostack)) }
+            };
+        }
+        // The instruction takes nothing but a constant.
+        match value & 7 {
+            0 => top!(0),
+            1 => top!(1),
+            2 => top!(2),
+            3 => top!(3),
+            4 => top!(4),
+            5 => top!(5),
+            6 => top!(6),
+            _ => top!(7),
+        }
+    }
+
+    fn store(&mut self, width: Width, form: Width, into: &mut [Line]) {
+        let store = match (width, form) {
+            (Width::Fpu, Width::Fpu) => store_fpu,
+            (Width::Fpu, Width::Lsx) => store_fpu_apart_16,
+            (Width::Fpu, Width::Lasx) => store_fpu_apart_32,
+            (Width::Lsx, Width::Fpu | Width::Lsx) => store_lsx,
+            (Width::Lsx, Width::Lasx) => store_lsx_apart_32,
+            (Width::Lasx, _) => store_lasx,
+        };
+        assert!(into.len() >= form.max(width).lines(), "an image without room for its registers");
+        // SAFETY: `into` has room for 32 registers at the distance the function writes them (asserted), aligned to
+        // 32 bytes by its type.
+        unsafe { store(into.as_mut_ptr()) }
+    }
+
+    fn load(&mut self, width: Width, form: Width, from: &[Line]) {
+        let load = match (width, form) {
+            (Width::Fpu, Width::Fpu) => load_fpu,
+            (Width::Fpu, Width::Lsx) => load_fpu_apart_16,
+            (Width::Fpu, Width::Lasx) => load_fpu_apart_32,
+            (Width::Lsx, Width::Fpu) => load_lsx_of_fpu,
+            (Width::Lsx, Width::Lsx) => load_lsx,
+            (Width::Lsx, Width::Lasx) => load_lsx_apart_32,
+            (Width::Lasx, Width::Fpu) => load_lasx_of_fpu,
+            (Width::Lasx, Width::Lsx) => load_lasx_of_lsx,
+            (Width::Lasx, Width::Lasx) => load_lasx,
+        };
+        assert!(from.len() >= form.lines(), "an image without its registers");
+        // SAFETY: 1. `from` has 32 registers in the form that the function reads (asserted), aligned to 32 bytes by its
+        // type. 2. The registers that are overwritten belong to `self` alone: compiled code does not use them.
+        unsafe { load(from.as_ptr()) }
+    }
+
+    fn fill(&mut self, width: Width, pattern: u64) {
+        let fill = match width {
+            Width::Fpu => fill_fpu,
+            Width::Lsx => fill_lsx,
+            Width::Lasx => fill_lasx,
+        };
+        // SAFETY: the registers that are overwritten belong to `self` alone: compiled code does not use them.
+        unsafe { fill(pattern) }
+    }
+
+    fn store_lbt(&mut self, into: &mut Lbt) {
+        let Lbt { scr: [scr0, scr1, scr2, scr3], eflags } = into;
+        // SAFETY: reads registers, on a CPU that has LBT, as the contract says. 0x3f names all six flags.
+        unsafe {
+            asm!(
+                "movscr2gr {}, $scr0",
+                "movscr2gr {}, $scr1",
+                "movscr2gr {}, $scr2",
+                "movscr2gr {}, $scr3",
+                "x86mfflag {}, 0x3f",
+                out(reg) * scr0,
+                out(reg) * scr1,
+                out(reg) * scr2,
+                out(reg) * scr3,
+                out(reg) * eflags,
+                options(nomem, nostack),
+            );
+        }
+    }
+
+    fn load_lbt(&mut self, from: &Lbt) {
+        let Lbt { scr: [scr0, scr1, scr2, scr3], eflags } = *from;
+        // SAFETY: writes registers that compiled code does not use, on a CPU that has LBT, as the contract says.
+        unsafe {
+            asm!(
+                "movgr2scr $scr0, {}",
+                "movgr2scr $scr1, {}",
+                "movgr2scr $scr2, {}",
+                "movgr2scr $scr3, {}",
+                "x86mtflag {}, 0x3f",
+                in(reg) scr0,
+                in(reg) scr1,
+                in(reg) scr2,
+                in(reg) scr3,
+                in(reg) eflags,
+                options(nomem, nostack),
+            );
+        }
+    }
+
+    fn fill_lbt(&mut self, pattern: u64) {
+        self.load_lbt(&Lbt { scr: [pattern; 4], eflags: pattern });
+    }
+}
+
+unsafe extern "C" {
+    /// Writes FCSR0. Returns 0, or 1 if that raised an exception.
+    ///
+    /// # Safety
+    /// The code runs at PLV0 in root mode with interrupts masked and `ECFG.VS` = 0. The FPU is open.
+    fn fp_try_fcsr(value: u64) -> u64;
+}
+
+// The entry of exceptions is replaced for the one instruction that may raise one. An exception changes no general
+// register; it masks interrupts and goes to PLV0, where both is so already, hence a jump does in place of `ertn`, which
+// might enter a guest (GSTAT.PVM). EENTRY (CSR 0xc) takes the addresses of pages. ERA is CSR 0x6.
+global_asm!(
+    ".pushsection .text.fp_try_fcsr, \"ax\", @progbits",
+    ".balign 4096",
+    "fp_step_over:",
+    "csrrd $t2, 0x6",
+    "addi.d $t2, $t2, 4",
+    "ori $t1, $zero, 1",
+    "jirl $zero, $t2, 0",
+    ".global fp_try_fcsr",
+    ".type fp_try_fcsr, @function",
+    "fp_try_fcsr:",
+    "la.pcrel $t0, fp_step_over",
+    "csrwr $t0, 0xc",
+    "ori $t1, $zero, 0",
+    "movgr2fcsr $fcsr0, $a0",
+    "csrwr $t0, 0xc",
+    "move $a0, $t1",
+    "ret",
+    ".size fp_try_fcsr, . - fp_try_fcsr",
+    ".popsection",
+);
+
+/// Defines functions that do the same instructions for each of the 32 registers, `\r` being its number.
+macro_rules! for_each_register {
+    ($($(#[$doc:meta])* $name:ident($argument:ident: $kind:ty): $($line:literal),+;)*) => {$(
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// The unit whose instructions these are is open. A pointer is valid for 32 registers in the form named,
+        /// aligned to 32 bytes. Compiled code does not use the registers.
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name($argument: $kind) {
+            naked_asm!(
+                ".irp r, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, \
+                 25, 26, 27, 28, 29, 30, 31",
+                $($line,)+
+                ".endr",
+                "ret",
+            )
+        }
+    )*};
+}
+
+for_each_register! {
+    /// Stores F to the FPU form.
+    store_fpu(into: *mut Line): "fst.d $f\\r, $a0, \\r * 8";
+    /// Stores F to the LSX form, leaving what is above.
+    store_fpu_apart_16(into: *mut Line): "fst.d $f\\r, $a0, \\r * 16";
+    /// Stores F to the LASX form, leaving what is above.
+    store_fpu_apart_32(into: *mut Line): "fst.d $f\\r, $a0, \\r * 32";
+    /// Stores VR to the LSX form.
+    store_lsx(into: *mut Line): "vst $vr\\r, $a0, \\r * 16";
+    /// Stores VR to the LASX form, leaving what is above.
+    store_lsx_apart_32(into: *mut Line): "vst $vr\\r, $a0, \\r * 32";
+    /// Stores XR to the LASX form.
+    store_lasx(into: *mut Line): "xvst $xr\\r, $a0, \\r * 32";
+
+    /// Loads F from the FPU form.
+    load_fpu(from: *const Line): "fld.d $f\\r, $a0, \\r * 8";
+    /// Loads F from the LSX form.
+    load_fpu_apart_16(from: *const Line): "fld.d $f\\r, $a0, \\r * 16";
+    /// Loads F from the LASX form.
+    load_fpu_apart_32(from: *const Line): "fld.d $f\\r, $a0, \\r * 32";
+    /// Loads VR from the FPU form; the upper half becomes zero.
+    load_lsx_of_fpu(from: *const Line): "fld.d $f\\r, $a0, \\r * 8", "vinsgr2vr.d $vr\\r, $zero, 1";
+    /// Loads VR from the LSX form.
+    load_lsx(from: *const Line): "vld $vr\\r, $a0, \\r * 16";
+    /// Loads VR from the LASX form.
+    load_lsx_apart_32(from: *const Line): "vld $vr\\r, $a0, \\r * 32";
+    /// Loads XR from the FPU form. To pick word 0 of a register into itself zeroes the others.
+    load_lasx_of_fpu(from: *const Line): "fld.d $f\\r, $a0, \\r * 8", "xvpickve.d $xr\\r, $xr\\r, 0";
+    /// Loads XR from the LSX form; the upper half becomes zero.
+    load_lasx_of_lsx(from: *const Line):
+        "vld $vr\\r, $a0, \\r * 16", "xvinsgr2vr.d $xr\\r, $zero, 2", "xvinsgr2vr.d $xr\\r, $zero, 3";
+    /// Loads XR from the LASX form.
+    load_lasx(from: *const Line): "xvld $xr\\r, $a0, \\r * 32";
+
+    /// Fills F.
+    fill_fpu(pattern: u64): "movgr2fr.d $f\\r, $a0";
+    /// Fills VR.
+    fill_lsx(pattern: u64): "vreplgr2vr.d $vr\\r, $a0";
+    /// Fills XR.
+    fill_lasx(pattern: u64): "xvreplgr2vr.d $xr\\r, $a0";
+}
