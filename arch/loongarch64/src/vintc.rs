@@ -1,1 +1,383 @@
 //! A guest's interrupt chips: IPI, EIOINTC, PCH-PIC and MSI.
+//!
+//! Plain data under the caller's lock; nothing here touches hardware. What a guest does with IOCSR instructions
+//! comes in through [`Vintc::iocsr`], what it does with memory through [`Vintc::mmio`], and devices drive the inputs
+//! of the PCH-PIC with [`Vintc::set_line`]. What comes out is [`Vintc::lines`]: the interrupt bits of a vCPU's
+//! `ESTAT`, which are levels, so that nothing is ever copied and reconciled. A call that raises a line of some vCPU
+//! names it in [`Kicks`]; that vCPU must be woken, or made to look at its lines before it runs on.
+//!
+//! The chips are those of a Loongson 3A5000 with a 7A bridge, one node for every four vCPUs, without the extensions
+//! that only virtual machines have.
+//!
+//! vCPUs other than the first are parked: they wait, as firmware lets them, for an address in mailbox 0 and an IPI.
+
+use alloc::boxed::Box;
+
+mod eiointc;
+mod ipi;
+mod pch_pic;
+#[cfg(test)]
+mod tests;
+
+use kernel::dev::Level;
+use kernel::exit::Kicks;
+
+use eiointc::{Cores, Eiointc, Pins, Stay};
+use ipi::{Ipi, Parcel};
+use pch_pic::{News, PchPic};
+
+/// Most vCPUs of one guest: the bits of [`Kicks`], and 16 nodes of four cores.
+pub const MAX_VCPUS: usize = 64;
+/// Inputs of the PCH-PIC, which has the EIOINTC's vectors below this number.
+pub const PINS: u32 = pch_pic::PINS;
+
+/// Where the PCH-PIC's registers are.
+pub const PCH_PIC: core::ops::Range<u64> = 0x1000_0000..0x1000_1000;
+/// Where devices write the vectors of their messages.
+pub const PCH_MSI: core::ops::Range<u64> = 0x2ff0_0000..0x2ff0_0008;
+
+/// `ESTAT.IS` of HWI0, and of the inter-processor interrupt.
+const HWI_SHIFT: u32 = 2;
+const IS_IPI: u64 = 1 << 12;
+
+// IOCSR addresses: Loongson 3A5000 user manual, chapters 4, 10 and 11.
+const VERSION: u64 = 0x0000;
+const FEATURES: u64 = 0x0008;
+const VENDOR: u64 = 0x0010;
+const CPUNAME: u64 = 0x0020;
+const NODECNT: u64 = 0x0408;
+const MISC_FUNC_HIGH: u64 = 0x0424;
+const IPI: u64 = 0x1000;
+const IPI_END: u64 = 0x1047;
+const MAIL_SEND: u64 = 0x1048;
+const EXT_IOI_SEND: u64 = 0x1140;
+const ANY_SEND: u64 = 0x1158;
+const EIOINTC: u64 = 0x1400;
+const EIOINTC_END: u64 = 0x1cff;
+
+/// `FEATURES`: MSI, EXTIOI, CSRIPI.
+const FEATURES_VALUE: u32 = 0b111 << 2;
+/// `MISC_FUNC` bits 48 and 49: the EIOINTC is on, and its pins are numbers.
+const EXT_IOI_EN: u32 = 1 << 16;
+const INT_ENCODE: u32 = 1 << 17;
+
+/// An access with an IOCSR instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IocsrAccess {
+    /// The address.
+    pub at: u64,
+    /// The width in bytes: 1, 2, 4 or 8.
+    pub width: u8,
+    /// The value stored, or none for a load.
+    pub store: Option<u64>,
+}
+
+/// A parked vCPU begins to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartVcpu {
+    /// Which one.
+    pub vcpu: usize,
+    /// Its first instruction, as a physical address.
+    pub entry: u64,
+}
+
+/// What an access led to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Outcome {
+    /// What a load returns, zero-extended.
+    pub value: u64,
+    /// vCPUs whose lines got a bit.
+    pub kicks: Kicks,
+    /// The vCPU to start.
+    pub start: Option<StartVcpu>,
+}
+
+/// Positions of the set bits, lowest first.
+fn bits(mut word: u64) -> impl Iterator<Item = u32> {
+    core::iter::from_fn(move || {
+        let position = word.trailing_zeros();
+        word &= word.wrapping_sub(1);
+        (position < u64::BITS).then_some(position)
+    })
+}
+
+/// `old` with `lanes` of `value`, which has no other bits.
+fn merge(old: u32, value: u32, lanes: u32) -> u32 {
+    old & !lanes | value
+}
+
+/// Four neighbours of an array of byte-wide registers.
+fn four(bytes: &[u8], first: u64) -> u32 {
+    let rest = bytes.get(first as usize..).unwrap_or(&[]);
+    rest.first_chunk().map_or(0, |four| u32::from_le_bytes(*four))
+}
+
+/// Writes `lanes` of four neighbours.
+fn set_four(bytes: &mut [u8], first: u64, value: u32, lanes: u32) {
+    let rest = bytes.get_mut(first as usize..).unwrap_or(&mut []);
+    if let Some(four) = rest.first_chunk_mut() {
+        *four = merge(u32::from_le_bytes(*four), value, lanes).to_le_bytes();
+    }
+}
+
+/// An access as the 32-bit registers see it that it touches, of which an unaligned one has up to three.
+struct Words {
+    first: u64,
+    count: u64,
+    shift: u32,
+    mask: u64,
+}
+
+impl Words {
+    fn new(at: u64, width: u8) -> Self {
+        let width = u64::from(width.clamp(1, 8));
+        let offset = at % 4;
+        Self {
+            first: at - offset,
+            count: (offset + width).div_ceil(4),
+            shift: 8 * offset as u32,
+            mask: u64::MAX >> (64 - 8 * width),
+        }
+    }
+
+    /// The addresses of the registers, with where in 96 bits the register is.
+    fn addresses(&self) -> impl Iterator<Item = (u64, u32)> + use<> {
+        let first = self.first;
+        (0..self.count).map(move |n| (first.wrapping_add(4 * n), 32 * n as u32))
+    }
+
+    fn load(&self, mut read: impl FnMut(u64) -> u32) -> u64 {
+        let all = self.addresses().fold(0, |all, (at, place)| all | u128::from(read(at)) << place);
+        (all >> self.shift) as u64 & self.mask
+    }
+
+    /// Hands the parts of a store to `write`: address, value, and the lanes that it has.
+    fn store(&self, value: u64, mut write: impl FnMut(u64, u32, u32)) {
+        let value = u128::from(value & self.mask) << self.shift;
+        let lanes = u128::from(self.mask) << self.shift;
+        for (at, place) in self.addresses() {
+            write(at, (value >> place) as u32, (lanes >> place) as u32);
+        }
+    }
+}
+
+/// A guest's interrupt chips.
+pub struct Vintc {
+    ipi: Box<[Ipi]>,
+    eiointc: Eiointc,
+    pch_pic: PchPic,
+    /// The lines of each vCPU.
+    lines: Box<[u64]>,
+    /// vCPUs that have not started, bit n for vCPU n.
+    parked: u64,
+}
+
+impl Vintc {
+    /// The chips of a guest with `cpus` vCPUs, as firmware leaves them; the first runs, the others are parked.
+    ///
+    /// # Panics
+    /// When there are no vCPUs, or more than [`MAX_VCPUS`].
+    pub fn new(cpus: usize) -> Self {
+        assert!((1..=MAX_VCPUS).contains(&cpus), "{cpus} vCPUs");
+        Self {
+            ipi: (0..cpus).map(|_| Ipi::default()).collect(),
+            eiointc: Eiointc::new(cpus),
+            pch_pic: PchPic::new(),
+            lines: (0..cpus).map(|_| 0).collect(),
+            parked: u64::MAX >> (64 - cpus) & !1,
+        }
+    }
+
+    /// The bits of a vCPU's `ESTAT.IS` that are up: HWI0 to HWI7 in bits 9 to 2, IPI in bit 12.
+    #[inline]
+    pub fn lines(&self, vcpu: usize) -> u64 {
+        self.lines.get(vcpu).copied().unwrap_or(0)
+    }
+
+    /// Answers an access of vCPU `from`. `is_memory` says whether an address is one where a vCPU could start.
+    pub fn iocsr(&mut self, from: usize, access: IocsrAccess, is_memory: impl Fn(u64) -> bool) -> Outcome {
+        if from >= self.ipi.len() {
+            return Outcome::default();
+        }
+        let words = Words::new(access.at, access.width);
+        let Some(value) = access.store else {
+            return Outcome { value: words.load(|at| self.read(from, at)), ..Outcome::default() };
+        };
+        let mut effect = Effect::default();
+        match (access.at, access.width) {
+            (MAIL_SEND, 8) => self.mail(value),
+            (ANY_SEND, 8) => {
+                let parcel = Parcel::new(value);
+                if parcel.to < self.ipi.len() {
+                    let at = value & 0xfffc;
+                    self.write(parcel.to, at, parcel.data & parcel.lanes, parcel.lanes, &mut effect);
+                }
+            }
+            _ => words.store(value, |at, value, lanes| self.write(from, at, value, lanes, &mut effect)),
+        }
+        let start = bits(effect.called).find_map(|vcpu| self.try_start(vcpu as usize, &is_memory));
+        Outcome { value: 0, kicks: self.refresh(effect.touched), start }
+    }
+
+    /// Answers an access to memory, if it is to one of the chips: what a load returns, and whose lines got a bit.
+    pub fn mmio(&mut self, at: u64, width: u8, store: Option<u64>) -> Option<(u64, Kicks)> {
+        if PCH_MSI.contains(&at) {
+            // The vector is in the first byte; what else a device writes says nothing.
+            let vector = store.filter(|_| at == PCH_MSI.start);
+            let touched = vector.map_or(0, |vector| self.eiointc.arrive(vector as u8, Stay::Sticky));
+            return Some((0, self.refresh(touched)));
+        }
+        if !PCH_PIC.contains(&at) {
+            return None;
+        }
+        let words = Words::new(at - PCH_PIC.start, width);
+        let Some(value) = store else { return Some((words.load(|at| self.pch_pic.read(at)), Kicks::NONE)) };
+        let mut touched = 0;
+        words.store(value, |at, value, lanes| {
+            let news = self.pch_pic.write(at, value, lanes);
+            touched |= self.forward(news);
+        });
+        Some((0, self.refresh(touched)))
+    }
+
+    /// Drives input `pin` of the PCH-PIC.
+    pub fn set_line(&mut self, pin: u32, level: Level) -> Kicks {
+        let bit = 1u32.checked_shl(pin).unwrap_or(0);
+        let level = if level == Level::High { bit } else { 0 };
+        let news = self.pch_pic.drive(bit, level);
+        let touched = self.forward(news);
+        self.refresh(touched)
+    }
+
+    /// A vCPU has gone off: it waits again to be started.
+    pub fn park(&mut self, vcpu: usize) {
+        if vcpu < self.ipi.len() {
+            self.parked |= 1 << vcpu;
+        }
+    }
+
+    /// Passes on what the PCH-PIC has to say. Returns whom it concerns.
+    fn forward(&mut self, news: News) -> Cores {
+        let mut touched = 0;
+        for pin in bits(news.withdraw.into()) {
+            if let Some(vector) = self.pch_pic.note_withdrawn(pin) {
+                touched |= self.eiointc.withdraw(vector);
+            }
+        }
+        for pin in bits(news.send.into()) {
+            let stay = self.pch_pic.note_sent(pin);
+            touched |= self.eiointc.arrive(self.pch_pic.vector(pin), stay);
+        }
+        touched
+    }
+
+    /// Brings the lines of some vCPUs up to date, and returns those of them that got a bit.
+    fn refresh(&mut self, touched: Cores) -> Kicks {
+        let mut kicks = 0;
+        for vcpu in bits(touched) {
+            let at = vcpu as usize;
+            let Some((lines, ipi)) = self.lines.get_mut(at).zip(self.ipi.get(at)) else { break };
+            let hwi = u64::from(self.eiointc.pins_up(at)) << HWI_SHIFT;
+            let now = hwi | if ipi.is_up() { IS_IPI } else { 0 };
+            kicks |= u64::from(now & !*lines != 0) << vcpu;
+            *lines = now;
+        }
+        Kicks(kicks)
+    }
+
+    /// A store to `MAIL_SEND`.
+    fn mail(&mut self, value: u64) {
+        let parcel = Parcel::new(value);
+        if let Some(ipi) = self.ipi.get_mut(parcel.to) {
+            // Bits 4 to 2 are the number of the half mailbox, as it happens in bytes.
+            ipi.write(ipi::MBUF0 + (value & 0x1c), parcel.data & parcel.lanes, parcel.lanes);
+        }
+    }
+
+    /// A parked vCPU was sent an IPI. The firmware it waits in clears them all, and goes where mailbox 0 points; if
+    /// that is nowhere, it waits on.
+    fn try_start(&mut self, vcpu: usize, is_memory: impl Fn(u64) -> bool) -> Option<StartVcpu> {
+        let ipi = self.ipi.get_mut(vcpu)?;
+        if self.parked >> vcpu & 1 == 0 || ipi.status() & 1 == 0 {
+            return None;
+        }
+        ipi.clear();
+        let entry = ipi.mail();
+        if !is_memory(entry) {
+            return None;
+        }
+        self.parked &= !(1 << vcpu);
+        Some(StartVcpu { vcpu, entry })
+    }
+
+    /// Reads the 32 bits at `at` as vCPU `from` sees them.
+    fn read(&self, from: usize, at: u64) -> u32 {
+        match at {
+            // The revision that QEMU's machine has, too.
+            VERSION => 0x11,
+            FEATURES => FEATURES_VALUE,
+            VENDOR => u32::from_le_bytes(*b"Loon"),
+            0x14 => u32::from_le_bytes(*b"gson"),
+            CPUNAME => u32::from_le_bytes(*b"3A50"),
+            0x24 => u32::from_le_bytes(*b"00\0\0"),
+            NODECNT => self.eiointc.nodes() as u32,
+            MISC_FUNC_HIGH if self.eiointc.pins(from) == Pins::Encoded => EXT_IOI_EN | INT_ENCODE,
+            MISC_FUNC_HIGH => EXT_IOI_EN,
+            IPI..=IPI_END => self.ipi.get(from).map_or(0, |ipi| ipi.read(at - IPI)),
+            EIOINTC..=EIOINTC_END => self.eiointc.read(from, at - IPI),
+            _ => 0,
+        }
+    }
+
+    /// Writes `lanes` of the 32 bits at `at` as vCPU `from` sees them.
+    fn write(&mut self, from: usize, at: u64, value: u32, lanes: u32, effect: &mut Effect) {
+        const WHOLE: u32 = u32::MAX;
+        match (at, lanes) {
+            (MISC_FUNC_HIGH, _) if lanes & INT_ENCODE != 0 => {
+                let pins = if value & INT_ENCODE != 0 { Pins::Encoded } else { Pins::OneHot };
+                effect.touched |= self.eiointc.set_pins(from, pins);
+            }
+            (ipi::SEND_AT, WHOLE) => {
+                let target = ipi::target(value.into());
+                if let Some(ipi) = self.ipi.get_mut(target) {
+                    ipi.post(ipi::action(value));
+                    effect.calls(target);
+                }
+            }
+            (IPI..=IPI_END, _) => {
+                if let Some(ipi) = self.ipi.get_mut(from) {
+                    ipi.write(at - IPI, value, lanes);
+                    effect.calls(from);
+                }
+            }
+            (EXT_IOI_SEND, _) if lanes & 0xff == 0xff => {
+                effect.touched |= self.eiointc.arrive(value as u8, Stay::Sticky);
+            }
+            (EIOINTC..=EIOINTC_END, _) => {
+                if let Some(what) = self.eiointc.acknowledge(from, at - IPI, value) {
+                    self.pch_pic.acknowledged(what);
+                    effect.touched |= 1 << from;
+                } else {
+                    effect.touched |= self.eiointc.write(from, at - IPI, value, lanes);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What a store leads to beside the register's new value.
+#[derive(Default)]
+struct Effect {
+    touched: Cores,
+    /// vCPUs whose IPI registers were written.
+    called: Cores,
+}
+
+impl Effect {
+    fn calls(&mut self, vcpu: usize) {
+        self.touched |= 1 << vcpu;
+        self.called |= 1 << vcpu;
+    }
+}
