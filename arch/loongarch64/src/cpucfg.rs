@@ -15,23 +15,23 @@
 
 use kernel::fp::Units;
 
-use crate::trap::{FPU, LASX, LBT, LSX};
+use crate::fp::hide_others;
 
 /// How much of a field is shown.
 #[derive(Clone, Copy, Debug)]
 enum Show {
     /// The smallest value of any CPU, at most this.
     Upto(u32),
-    /// Likewise, if the guest has this unit.
-    With(Units, u32),
     /// The value of the first CPU: a name, which has no order.
     First,
 }
-use Show::{First, Upto, With};
+use Show::{First, Upto};
 
 /// The words that are read from each CPU.
 pub const SHOWN: [u32; 9] = [0, 1, 2, 3, CACHES, CACHES + 1, CACHES + 2, CACHES + 3, CACHES + 4];
 
+/// The word that says which extensions there are, FP units among them.
+const EXTENSIONS: usize = 2;
 /// The word that says which caches there are; one with the shape of each follows.
 const CACHES: u32 = 0x10;
 /// The frequency of the counter and timer, what it is multiplied with (low half) and divided by.
@@ -40,56 +40,56 @@ const CC_MUL_DIV: u32 = 5;
 
 /// (word, lowest bit of the field, bits, how much of it).
 const FIELDS: &[(u32, u32, u32, Show)] = &[
-    (0, 0, 32, First),    // PRID
-    (1, 0, 2, Upto(2)),   // ARCH: LA64
-    (1, 2, 1, Upto(1)),   // PGMMU
-    (1, 3, 1, Upto(1)),   // IOCSR
-    (1, 4, 8, Upto(46)),  // PALEN less one: stage 2 takes 47 bits
-    (1, 12, 8, Upto(63)), // VALEN less one
-    (1, 20, 1, Upto(1)),  // UAL
-    (1, 21, 1, Upto(1)),  // RI
-    (1, 22, 1, Upto(1)),  // EP
-    (1, 23, 1, Upto(1)),  // RPLV
-    (1, 24, 1, Upto(1)),  // HP
-    (1, 25, 1, Upto(1)),  // CRC32
-    (2, 0, 1, With(FPU, 1)),
-    (2, 1, 1, With(FPU, 1)), // FP_SP
-    (2, 2, 1, With(FPU, 1)), // FP_DP
-    (2, 3, 3, With(FPU, 1)), // FP_VER
-    (2, 6, 1, With(LSX, 1)),
-    (2, 7, 1, With(LASX, 1)),
-    (2, 14, 1, Upto(1)),      // LLFTP: the counter and timer
-    (2, 15, 3, Upto(1)),      // LLFTP_VER
-    (2, 18, 1, With(LBT, 1)), // LBT_X86
-    (2, 19, 1, With(LBT, 1)), // LBT_ARM
-    (2, 20, 1, With(LBT, 1)), // LBT_MIPS
-    (2, 21, 1, Upto(1)),      // LSPW
-    (2, 22, 1, Upto(1)),      // LAM
-    (2, 25, 1, With(FPU, 1)), // FRECIPE
-    (2, 26, 1, Upto(1)),      // DIV32
-    (2, 27, 1, Upto(1)),      // LAM_BH
-    (2, 28, 1, Upto(1)),      // LAMCAS
-    (2, 29, 1, Upto(1)),      // LLACQ_SCREL
-    (2, 30, 1, Upto(1)),      // SCQ
-    (3, 0, 1, Upto(1)),       // CCDMA
-    (3, 1, 1, Upto(1)),       // SFB
-    (3, 3, 1, Upto(1)),       // LLEXC
-    (3, 4, 1, Upto(1)),       // SCDLY
-    (3, 5, 1, Upto(1)),       // LLDBAR
-    (3, 6, 1, Upto(1)),       // ITLBT
-    (3, 7, 1, Upto(1)),       // ICACHET
-    (3, 8, 3, Upto(4)),       // SPW_LVL
-    (3, 11, 1, Upto(1)),      // SPW_HP_HF
-    (3, 12, 1, Upto(1)),      // RVA
-    (3, 13, 4, Upto(7)),      // RVAMAX less one
-    (3, 17, 1, Upto(1)),      // DBAR_hints
-    (3, 18, 1, Upto(1)),      // loads in order: can be
-    (3, 19, 1, Upto(1)),      // stores in order: can be
-    (3, 20, 1, Upto(1)),      // loads in order: are
-    (3, 21, 1, Upto(1)),      // stores in order: are
-    (3, 22, 1, Upto(1)),      // loads of one address in order: can be
-    (3, 23, 1, Upto(1)),      // loads of one address in order: are
-    (CACHES, 0, 17, First),   // present, unified, private, inclusive; for three levels
+    (0, 0, 32, First),      // PRID
+    (1, 0, 2, Upto(2)),     // ARCH: LA64
+    (1, 2, 1, Upto(1)),     // PGMMU
+    (1, 3, 1, Upto(1)),     // IOCSR
+    (1, 4, 8, Upto(46)),    // PALEN less one: stage 2 takes 47 bits
+    (1, 12, 8, Upto(63)),   // VALEN less one
+    (1, 20, 1, Upto(1)),    // UAL
+    (1, 21, 1, Upto(1)),    // RI
+    (1, 22, 1, Upto(1)),    // EP
+    (1, 23, 1, Upto(1)),    // RPLV
+    (1, 24, 1, Upto(1)),    // HP
+    (1, 25, 1, Upto(1)),    // CRC32
+    (2, 0, 1, Upto(1)),     // FP
+    (2, 1, 1, Upto(1)),     // FP_SP
+    (2, 2, 1, Upto(1)),     // FP_DP
+    (2, 3, 3, Upto(1)),     // FP_VER
+    (2, 6, 1, Upto(1)),     // LSX
+    (2, 7, 1, Upto(1)),     // LASX
+    (2, 14, 1, Upto(1)),    // LLFTP: the counter and timer
+    (2, 15, 3, Upto(1)),    // LLFTP_VER
+    (2, 18, 1, Upto(1)),    // LBT_X86
+    (2, 19, 1, Upto(1)),    // LBT_ARM
+    (2, 20, 1, Upto(1)),    // LBT_MIPS
+    (2, 21, 1, Upto(1)),    // LSPW
+    (2, 22, 1, Upto(1)),    // LAM
+    (2, 25, 1, Upto(1)),    // FRECIPE
+    (2, 26, 1, Upto(1)),    // DIV32
+    (2, 27, 1, Upto(1)),    // LAM_BH
+    (2, 28, 1, Upto(1)),    // LAMCAS
+    (2, 29, 1, Upto(1)),    // LLACQ_SCREL
+    (2, 30, 1, Upto(1)),    // SCQ
+    (3, 0, 1, Upto(1)),     // CCDMA
+    (3, 1, 1, Upto(1)),     // SFB
+    (3, 3, 1, Upto(1)),     // LLEXC
+    (3, 4, 1, Upto(1)),     // SCDLY
+    (3, 5, 1, Upto(1)),     // LLDBAR
+    (3, 6, 1, Upto(1)),     // ITLBT
+    (3, 7, 1, Upto(1)),     // ICACHET
+    (3, 8, 3, Upto(4)),     // SPW_LVL
+    (3, 11, 1, Upto(1)),    // SPW_HP_HF
+    (3, 12, 1, Upto(1)),    // RVA
+    (3, 13, 4, Upto(7)),    // RVAMAX less one
+    (3, 17, 1, Upto(1)),    // DBAR_hints
+    (3, 18, 1, Upto(1)),    // loads in order: can be
+    (3, 19, 1, Upto(1)),    // stores in order: can be
+    (3, 20, 1, Upto(1)),    // loads in order: are
+    (3, 21, 1, Upto(1)),    // stores in order: are
+    (3, 22, 1, Upto(1)),    // loads of one address in order: can be
+    (3, 23, 1, Upto(1)),    // loads of one address in order: are
+    (CACHES, 0, 17, First), // present, unified, private, inclusive; for three levels
     (CACHES + 1, 0, 31, First),
     (CACHES + 2, 0, 31, First),
     (CACHES + 3, 0, 31, First),
@@ -118,10 +118,9 @@ impl CpuCfg {
             values[at] |= match show {
                 First => cpus.first().map_or(0, field),
                 Upto(most) => smallest().min(most),
-                With(unit, most) if units.contains(unit) => smallest().min(most),
-                With(..) => 0,
             } << low;
         }
+        values[EXTENSIONS] = hide_others(values[EXTENSIONS], units);
         Self { values, hz }
     }
 
@@ -135,22 +134,14 @@ impl CpuCfg {
         };
         i64::from(word as i32) as u64
     }
-
-    /// The units that a guest with all of what these CPUs have could use.
-    pub fn units_of(cpus: &[Raw]) -> Units {
-        let all = Self::new(cpus, Units::all(), 0);
-        let word = all.read(2);
-        [(FPU, 0), (LSX, 6), (LASX, 7), (LBT, 18)]
-            .into_iter()
-            .filter(|(_, bit)| word >> bit & 1 != 0)
-            .fold(Units::empty(), |units, (unit, _)| units | unit)
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::fp::{FPU, LASX, LBT, LSX, VECTORS};
 
     /// An LA464 with LVZ and LBT; the words of 16 on as QEMU 10.0 has them.
     const LA464: Raw = [
@@ -164,7 +155,7 @@ mod tests {
         0x0608_000f,
         0x060e_000f,
     ];
-    const ALL: Units = Units::all();
+    const ALL: Units = VECTORS.union(LBT);
 
     #[test]
     fn la464_is_cut_down() {
@@ -205,10 +196,6 @@ mod tests {
         ] {
             assert_eq!(CpuCfg::new(&[LA464], units, 1).read(2) & unit_bits, bits, "{units:?}");
         }
-        let mut plain = LA464;
-        plain[2] = 0x0060_c00f;
-        assert_eq!(CpuCfg::units_of(&[LA464]), FPU | LSX | LASX | LBT);
-        assert_eq!(CpuCfg::units_of(&[LA464, plain]), FPU);
     }
 
     #[test]

@@ -81,8 +81,9 @@ impl Gids {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn a_tag_stays_while_its_generation_does() {

@@ -2,6 +2,8 @@
 
 use kernel::fp::Units;
 
+use crate::fp::{FPU, LASX, LBT, LSX};
+
 /// Exception codes (`ESTAT.Ecode`, LoongArch Vol.1 7.4.5; 22 to 24 belong to the virtualisation extension).
 #[expect(missing_docs, reason = "each is the exception of that name in the manual")]
 pub mod ecode {
@@ -25,12 +27,6 @@ pub mod ecode {
     pub const HVC: u8 = 23;
     pub const GCM: u8 = 24;
 }
-
-/// The units of `EUEN`, as [`Units`].
-pub(crate) const FPU: Units = Units::from_bits_retain(1 << 0);
-pub(crate) const LSX: Units = Units::from_bits_retain(1 << 1);
-pub(crate) const LASX: Units = Units::from_bits_retain(1 << 2);
-pub(crate) const LBT: Units = Units::from_bits_retain(1 << 3);
 
 /// What an access that stage 2 refused was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
