@@ -15,7 +15,7 @@
 
 use kernel::fp::Units;
 
-use crate::fp::hide_others;
+use crate::fp::{from_cpucfg, hide_others};
 
 /// How much of a field is shown.
 #[derive(Clone, Copy, Debug)]
@@ -134,6 +134,12 @@ impl CpuCfg {
         };
         i64::from(word as i32) as u64
     }
+
+    /// The units that every one of `cpus` has.
+    pub fn units_of(cpus: &[Raw]) -> Units {
+        let each = cpus.iter().map(|raw| from_cpucfg(raw[EXTENSIONS]));
+        each.reduce(|all, units| all & units).unwrap_or(Units::empty())
+    }
 }
 
 #[cfg(test)]
@@ -196,6 +202,15 @@ mod tests {
         ] {
             assert_eq!(CpuCfg::new(&[LA464], units, 1).read(2) & unit_bits, bits, "{units:?}");
         }
+    }
+
+    #[test]
+    fn units_are_those_of_all_cpus() {
+        let mut plain = LA464;
+        plain[EXTENSIONS] = 0x0060_c00f;
+        assert_eq!(CpuCfg::units_of(&[LA464]), ALL);
+        assert_eq!(CpuCfg::units_of(&[LA464, plain]), FPU);
+        assert_eq!(CpuCfg::units_of(&[]), Units::empty());
     }
 
     #[test]
