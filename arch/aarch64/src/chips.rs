@@ -171,7 +171,7 @@ fn furnish(plan: &Plan<'_>, ram: &GuestRam<Identity>) -> Result<Start, String> {
     let kernel = module(domain.kernel.region);
     let image = Image::parse(kernel, kernel.len() as u64).map_err(|e| alloc::format!("kernel: {e}"))?;
     let initrd = domain.ramdisk.map(|ramdisk| module(ramdisk.region));
-    let mut guest = tree::Guest {
+    let mut guest = kernel::tree::Guest {
         cpus: domain.cpus,
         memory: domain.memory,
         bootargs: domain.kernel.bootargs,

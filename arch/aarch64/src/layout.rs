@@ -5,6 +5,7 @@
 use core::ops::Range;
 
 use kernel::addr::Gpa;
+use kernel::layout::PlaceError;
 
 use crate::image::Image;
 use crate::stage2::IPA_BITS;
@@ -64,45 +65,6 @@ pub struct Placement {
     pub tree: Gpa,
 }
 
-/// Why a guest's files do not fit into its memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlaceError {
-    /// The memory is larger than [`MAX_RAM`].
-    TooMuchMemory {
-        /// Its size in bytes.
-        found: u64,
-    },
-    /// The device tree is larger than [`MAX_TREE`].
-    Tree {
-        /// Its size in bytes.
-        found: u64,
-    },
-    /// The kernel with its uninitialised data, the RAM disk and the device tree need more than there is.
-    TooLittleMemory {
-        /// The guest's memory in bytes.
-        found: u64,
-        /// How much is needed, in bytes.
-        needed: u64,
-    },
-}
-
-impl core::fmt::Display for PlaceError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match *self {
-            Self::TooMuchMemory { found } => {
-                write!(f, "memory: found {} KiB, expected at most {} KiB", found >> 10, MAX_RAM >> 10)
-            }
-            Self::Tree { found } => {
-                write!(f, "device tree: found {found} bytes, expected at most {MAX_TREE}")
-            }
-            Self::TooLittleMemory { found, needed } => {
-                let needed = needed.div_ceil(1 << 10);
-                write!(f, "memory: found {} KiB, expected at least {needed} KiB for its files", found >> 10)
-            }
-        }
-    }
-}
-
 /// Decides where kernel, RAM disk and device tree go, by their sizes in bytes and that of the memory.
 ///
 /// The RAM disk follows the kernel and all the memory that the kernel's header claims, and the tree follows the RAM
@@ -111,10 +73,10 @@ impl core::fmt::Display for PlaceError {
 pub fn place(ram: u64, image: &Image, initrd: Option<u64>, tree: u64) -> Result<Placement, PlaceError> {
     const PAGE: u64 = 0x1000;
     if ram > MAX_RAM {
-        return Err(PlaceError::TooMuchMemory { found: ram });
+        return Err(PlaceError::TooMuchMemory { found: ram, most: MAX_RAM });
     }
     if tree > MAX_TREE {
-        return Err(PlaceError::Tree { found: tree });
+        return Err(PlaceError::Tree { found: tree, most: MAX_TREE });
     }
     // A sum that overflows needs more than there can be.
     let sum = |at: u64, size: u64| at.saturating_add(size);

@@ -1,11 +1,10 @@
 //! The device tree that a guest finds: as little as an arm64 kernel needs, and nothing of the real machine.
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
-use core::ops::Range;
 
-use kernel::addr::Gpa;
+use kernel::tree::{Guest, memory, strings};
 use vm_fdt::{Error, FdtWriter};
 
 use crate::layout::{self, ppi};
@@ -20,19 +19,6 @@ const PPI: u32 = 1;
 /// The flag of an interrupt that is pending while its line is high.
 const LEVEL_HIGH: u32 = 4;
 
-/// What differs from one guest to the next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Guest<'a> {
-    /// How many vCPUs it has.
-    pub cpus: u32,
-    /// How much memory it has, in bytes.
-    pub memory: u64,
-    /// Its command line.
-    pub bootargs: &'a str,
-    /// Where its initial RAM disk is, if it has one.
-    pub initrd: Option<Range<Gpa>>,
-}
-
 /// Writes the tree. Its size does not depend on where the RAM disk is. Fails only for a command line with a NUL in it.
 pub fn build(guest: &Guest<'_>) -> Result<Vec<u8>, Error> {
     let mut fdt = FdtWriter::new()?;
@@ -42,11 +28,8 @@ pub fn build(guest: &Guest<'_>) -> Result<Vec<u8>, Error> {
     fdt.property_u32("#address-cells", 2)?;
     fdt.property_u32("#size-cells", 2)?;
     fdt.property_u32("interrupt-parent", GIC_PHANDLE)?;
-    chosen(&mut fdt, guest)?;
-    let memory = fdt.begin_node(&format!("memory@{:x}", layout::RAM))?;
-    fdt.property_string("device_type", "memory")?;
-    fdt.property_array_u64("reg", &[layout::RAM, guest.memory])?;
-    fdt.end_node(memory)?;
+    guest.chosen(&mut fdt, &format!("/{}", uart_name()))?;
+    memory(&mut fdt, &(layout::RAM..layout::RAM.saturating_add(guest.memory)))?;
     cpus(&mut fdt, guest.cpus)?;
     psci(&mut fdt)?;
     timer(&mut fdt)?;
@@ -59,17 +42,6 @@ pub fn build(guest: &Guest<'_>) -> Result<Vec<u8>, Error> {
 /// Where the UART is in the tree.
 fn uart_name() -> String {
     format!("pl011@{:x}", layout::UART.start)
-}
-
-fn chosen(fdt: &mut FdtWriter, guest: &Guest<'_>) -> Result<(), Error> {
-    let node = fdt.begin_node("chosen")?;
-    fdt.property_string("bootargs", guest.bootargs)?;
-    fdt.property_string("stdout-path", &format!("/{}", uart_name()))?;
-    if let Some(initrd) = &guest.initrd {
-        fdt.property_u64("linux,initrd-start", initrd.start.0)?;
-        fdt.property_u64("linux,initrd-end", initrd.end.0)?;
-    }
-    fdt.end_node(node)
 }
 
 fn cpus(fdt: &mut FdtWriter, count: u32) -> Result<(), Error> {
@@ -139,10 +111,6 @@ fn uart(fdt: &mut FdtWriter) -> Result<(), Error> {
     fdt.property_array_u32("clocks", &[CLOCK_PHANDLE, CLOCK_PHANDLE])?;
     fdt.property_string_list("clock-names", strings(&["uartclk", "apb_pclk"]))?;
     fdt.end_node(node)
-}
-
-fn strings(list: &[&str]) -> Vec<String> {
-    list.iter().map(|entry| entry.to_string()).collect()
 }
 
 #[cfg(test)]

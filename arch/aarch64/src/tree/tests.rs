@@ -3,7 +3,7 @@ extern crate std;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use kernel::addr::Hpa;
+use kernel::addr::{Gpa, Hpa};
 use kernel::fdt::Tree;
 use kernel::mem::Region;
 use proptest::prelude::*;
