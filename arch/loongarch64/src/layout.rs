@@ -90,8 +90,10 @@ fn memory_up_to(end: u64) -> u64 {
 /// Decides where the RAM disk goes, by its size in bytes and that of the memory and the device tree, and whether the
 /// kernel can be where it says. The rest has its place above.
 ///
-/// The RAM disk is at the end of memory, in the upper range if it fits there: a kernel that randomises its own address
-/// moves upwards from where it was loaded, before it knows of anything it could destroy.
+/// A kernel that randomises its own address moves upwards from where it was loaded, before it knows of anything it could
+/// destroy. So the RAM disk is behind the kernel by four times the kernel's size, as on QEMU, or where that is too far, at
+/// the end of memory. Always at the end would be simpler, but Debian's kernel takes 128 MiB in a row for devices (CMA)
+/// where it finds them, and a guest of 256 MiB would have too little left.
 pub fn place(ram: u64, image: &Image, initrd: Option<u64>, tree: u64) -> Result<Option<Gpa>, PlaceError> {
     if ram > MAX_RAM {
         return Err(PlaceError::TooMuchMemory { found: ram, most: MAX_RAM });
@@ -104,20 +106,30 @@ pub fn place(ram: u64, image: &Image, initrd: Option<u64>, tree: u64) -> Result<
     if kernel.is_empty() || !FREE.iter().any(inside) {
         return Err(PlaceError::Kernel { found: kernel, free: &FREE });
     }
-    let memory = memory(ram);
     let enough = memory_up_to(kernel.end);
     let needed = initrd.map_or(enough, |length| with_initrd(enough, length));
     let too_little = PlaceError::TooLittleMemory { found: ram, needed };
     if enough > ram {
         return Err(too_little);
     }
-    let Some(length) = initrd else { return Ok(None) };
-    let [low, high] = &memory;
-    let rooms = [high.clone(), FREE[0].start.min(low.end)..low.end].map(|room| beside(room, &kernel));
-    let fits =
-        |room: &Range<u64>| Some(room.end.checked_sub(length)? & !(PAGE - 1)).filter(|at| *at >= room.start);
-    let place = rooms.iter().find_map(fits);
-    place.map(|at| Some(Gpa(at))).ok_or(too_little)
+    initrd.map(|length| beside(&memory(ram), &kernel, length).map(Gpa).ok_or(too_little)).transpose()
+}
+
+/// Where in `memory` the `length` bytes of a RAM disk go, if they fit beside the kernel.
+fn beside(memory: &[Range<u64>; 2], kernel: &Range<u64>, length: u64) -> Option<u64> {
+    let [low, high] = memory;
+    let behind = |room: &Range<u64>| {
+        // The kernel is in memory, which has 47 bits of address.
+        let at = (kernel.end + 4 * size(kernel)).next_multiple_of(PAGE);
+        let fits = room.contains(&kernel.start) && at.checked_add(length)? <= room.end;
+        fits.then_some(at)
+    };
+    let at_end = |room: &Range<u64>| {
+        let start = if room.contains(&kernel.start) { kernel.end } else { room.start };
+        Some(room.end.checked_sub(length)? & !(PAGE - 1)).filter(|at| *at >= start)
+    };
+    let rooms = [high.clone(), FREE[0].start.min(low.end)..low.end];
+    rooms.iter().find_map(behind).or_else(|| rooms.iter().find_map(at_end))
 }
 
 /// How much memory a guest must have for a RAM disk that does not fit, if `kernel` bytes are enough up to the end of the
@@ -128,11 +140,6 @@ fn with_initrd(kernel: u64, initrd: u64) -> u64 {
     let low = size(&RAM[0]);
     // It does not lie across the devices.
     if kernel <= low && behind > low { low.saturating_add(initrd) } else { behind }
-}
-
-/// What is left of `room` behind the kernel, if that is in it.
-fn beside(room: Range<u64>, kernel: &Range<u64>) -> Range<u64> {
-    if room.contains(&kernel.start) { kernel.end.min(room.end)..room.end } else { room }
 }
 
 #[cfg(test)]

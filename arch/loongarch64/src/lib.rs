@@ -9,6 +9,7 @@ extern crate alloc;
 pub mod cpucfg;
 pub mod efi;
 pub mod fp;
+pub mod furnish;
 pub mod gid;
 pub mod gspr;
 pub mod guest;

@@ -21,20 +21,23 @@ fn linux() -> Image {
 }
 
 #[test]
-fn the_ram_disk_is_at_the_end_of_memory() {
-    // In the upper range, if that has room.
-    assert_eq!(place(GIB, &linux(), Some(0x12_3456), 0x1000), Ok(Some(Gpa(0xafed_0000))));
-    assert_eq!(place(258 * MIB, &linux(), Some(2 * MIB), 0x1000), Ok(Some(Gpa(0x8000_0000))));
-    // Else at the end of the lower one.
-    assert_eq!(place(258 * MIB, &linux(), Some(2 * MIB + 1), 0x1000), Ok(Some(Gpa(0xfdf_0000))));
+fn the_ram_disk_is_out_of_the_kernels_way() {
+    // Four times the kernel's size behind it.
+    assert_eq!(place(GIB, &linux(), Some(0x12_3456), 0x1000), Ok(Some(Gpa(132 * MIB))));
+    assert_eq!(place(256 * MIB, &linux(), Some(124 * MIB), 0x1000), Ok(Some(Gpa(132 * MIB))));
+    let small = image(0x8000_0123, 0x1000);
+    assert_eq!(place(GIB, &small, Some(MIB), 0x1000), Ok(Some(Gpa(0x8001_0000))));
+    // Where there is too little memory for that, at the end; in the upper range, if that has room.
     assert_eq!(place(128 * MIB, &linux(), Some(0x12_3456), 0x1000), Ok(Some(Gpa(0x7ed_0000))));
     assert_eq!(place(128 * MIB, &linux(), Some(100 * MIB), 0x1000), Ok(Some(Gpa(0x1c0_0000))));
-    // There is none.
-    assert_eq!(place(128 * MIB, &linux(), None, 0x1000), Ok(None));
+    assert_eq!(place(382 * MIB, &linux(), Some(124 * MIB + 1), 0x1000), Ok(Some(Gpa(0x801f_0000))));
+    assert_eq!(place(GIB, &linux(), Some(130 * MIB), 0x1000), Ok(Some(Gpa(0xa7e0_0000))));
     // Behind a kernel in the upper range, and in the lower one where there is no room behind it.
     let high = image(0x8000_0000, 100 * MIB);
-    assert_eq!(place(GIB, &high, Some(MIB), 0x1000), Ok(Some(Gpa(0xaff0_0000))));
+    assert_eq!(place(358 * MIB, &high, Some(MIB), 0x1000), Ok(Some(Gpa(0x8650_0000))));
     assert_eq!(place(356 * MIB, &high, Some(MIB), 0x1000), Ok(Some(Gpa(0xff0_0000))));
+    // There is none.
+    assert_eq!(place(128 * MIB, &linux(), None, 0x1000), Ok(None));
 }
 
 #[test]
