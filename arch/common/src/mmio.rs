@@ -33,6 +33,13 @@ impl Mmio {
         unsafe { write_volatile(with_exposed_provenance_mut(self.base + offset), value) }
     }
 
+    /// Writes an 8-bit register.
+    #[inline]
+    pub fn write8(&self, offset: usize, value: u8) {
+        // SAFETY: as for `write32`.
+        unsafe { write_volatile(with_exposed_provenance_mut(self.base + offset), value) }
+    }
+
     /// Reads a 64-bit register.
     #[inline]
     pub fn read64(&self, offset: usize) -> u64 {

@@ -16,6 +16,7 @@ pub mod guest;
 pub mod hypercall;
 pub mod image;
 pub mod insn;
+pub mod irqchip;
 pub mod layout;
 pub mod platform;
 pub mod rtc;
