@@ -15,7 +15,7 @@
 mod image;
 mod steps;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod units;
 
 use core::marker::PhantomData;
@@ -127,8 +127,13 @@ impl<H: FpRegs> File<H> {
         }
     }
 
+    /// The registers, as far as they are open.
+    pub(crate) fn hardware(&mut self) -> &mut H {
+        &mut self.hardware
+    }
+
     /// Lets the hypervisor use `units`. They may be open already, for the guest whose turn it is.
-    fn open(&mut self, units: Units) -> &mut H {
+    pub(crate) fn open(&mut self, units: Units) -> &mut H {
         if !self.open.contains(units) {
             self.set_open(self.present);
         }
@@ -149,7 +154,7 @@ impl<H: FpRegs> File<H> {
     ///
     /// No CPU can refuse zero. Should one keep TM, there is an instruction that clears it and nothing else; it is not
     /// the first choice, because not all that emulate LBT have it.
-    fn untwist(&mut self) {
+    pub(crate) fn untwist(&mut self) {
         self.hardware.set_fcsr(0);
         if self.hardware.fcsr() & fcsr::TM != 0 {
             self.hardware.clear_tm();

@@ -5,7 +5,9 @@
 
 use core::arch::{asm, global_asm, naked_asm};
 
-use crate::fp::{FpRegs, Lbt, Line, Refused, Width};
+use kernel::fp::Units;
+
+use crate::fp::{FPU, FpRegs, LASX, LSX, Lbt, Line, Refused, Width};
 
 /// This CPU's FP registers and `EUEN`.
 #[derive(Debug)]
@@ -209,6 +211,38 @@ impl FpRegs for Hardware {
     fn fill_lbt(&mut self, pattern: u64) {
         self.load_lbt(&Lbt { scr: [pattern; 4], eflags: pattern });
     }
+}
+
+/// A function that runs one instruction of `unit` and changes nothing but temporaries: for the self-test, which wants to
+/// know whether it may.
+pub fn touch(unit: Units) -> unsafe extern "C" fn() {
+    match unit {
+        FPU => touch_fpu,
+        LSX => touch_lsx,
+        LASX => touch_lasx,
+        _ => touch_lbt,
+    }
+}
+
+/// Defines functions that run one instruction.
+macro_rules! touches {
+    ($($name:ident: $instruction:literal;)*) => {$(
+        /// Reads a register.
+        ///
+        /// # Safety
+        /// The CPU has the unit, and an exception is survived if the unit is not open.
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name() {
+            naked_asm!($instruction, "ret")
+        }
+    )*};
+}
+
+touches! {
+    touch_fpu: "movfcsr2gr $t0, $fcsr0";
+    touch_lsx: "vpickve2gr.d $t0, $vr0, 0";
+    touch_lasx: "xvpickve2gr.d $t0, $xr0, 0";
+    touch_lbt: "movscr2gr $t0, $scr0";
 }
 
 unsafe extern "C" {

@@ -20,6 +20,7 @@ pub mod irqchip;
 pub mod layout;
 pub mod platform;
 pub mod rtc;
+pub mod selftest;
 pub mod stage2;
 pub mod timer;
 pub mod trap;
