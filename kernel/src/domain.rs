@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 
 use crate::addr::{CpuId, Hpa};
-use crate::fdt::{Complaint, Found, Node, Tree, Wanted};
+use crate::fdt::{Complaint, Found, Node, Tree, Value, Wanted};
 use crate::mem::{GRANULE, Region, Regions};
 use crate::sched::{CpuSet, DEFAULT_WEIGHT, MAX_WEIGHT};
 
@@ -25,7 +25,8 @@ pub const MAX_GUESTS: usize = 62;
 const DOMAINS: [&str; 2] = ["fermata,domain", "xen,domain"];
 /// Our own properties. Others with our prefix are misspelt, and ignoring them would run a guest that was not asked
 /// for.
-const OWN: [&str; 4] = ["fermata,name", "fermata,fp-policy", "fermata,affinity", "fermata,weight"];
+const OWN: [&str; 5] =
+    ["fermata,name", "fermata,fp-policy", "fermata,fp-units", "fermata,affinity", "fermata,weight"];
 
 /// A file that the boot loader has put into memory for a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,9 @@ pub struct Domain<'a> {
     pub device_tree: Option<Module<'a>>,
     /// How its floating-point state is to be kept (`fermata,fp-policy`), in words that mean nothing here.
     pub fp_policy: Option<&'a str>,
+    /// Which floating-point units it is to have (`fermata,fp-units`), in words that mean nothing here: a list of strings
+    /// with one at least.
+    pub fp_units: Option<Value<'a>>,
     /// The physical CPUs it may run on.
     pub affinity: CpuSet,
     /// Its share of the CPUs, relative to the others'; 1 to [`MAX_WEIGHT`].
@@ -113,6 +117,7 @@ fn domain<'a>(node: Node<'a>, limits: &Limits<'_>) -> Result<Domain<'a>, DomainE
         ramdisk: module(node, "multiboot,ramdisk", limits)?,
         device_tree: module(node, "multiboot,device-tree", limits)?,
         fp_policy: node.text("fermata,fp-policy")?,
+        fp_units: fp_units(node)?,
         affinity: affinity(node, limits)?,
         weight: weight(node)?,
         vpl011: node.property("vpl011").is_some(),
@@ -187,6 +192,15 @@ fn memory<'a>(node: Node<'a>, limits: &Limits<'_>) -> Result<u64, DomainError<'a
     bytes
         .filter(|bytes| *bytes <= all)
         .ok_or_else(|| node.complain("memory", Found::Number(kib), Wanted::AtMostKib(all >> 10)))
+}
+
+fn fp_units(node: Node<'_>) -> Result<Option<Value<'_>>, DomainError<'_>> {
+    let Some(value) = node.property("fermata,fp-units") else { return Ok(None) };
+    let is_name = |unit: &[u8]| !unit.is_empty() && unit.is_ascii();
+    let list = value.bytes().split_last().filter(|(last, _)| **last == 0);
+    let whole = list.is_some_and(|(_, list)| list.split(|byte| *byte == 0).all(is_name));
+    let wanted = Wanted::Text("names of units, one at least");
+    if whole { Ok(Some(value)) } else { Err(node.complain("fermata,fp-units", Found::Value(value), wanted)) }
 }
 
 fn affinity<'a>(node: Node<'a>, limits: &Limits<'_>) -> Result<CpuSet, DomainError<'a>> {

@@ -73,6 +73,22 @@ fn a_plain_xen_node_is_enough() {
 }
 
 #[test]
+fn fp_units_are_a_list_of_names() {
+    let units = |guest: &Domain<'_>| guest.fp_units.map(|list| list.strings().collect::<Vec<_>>().join("+"));
+    accepted(|guest| guest, |guest| assert_eq!(units(guest), None));
+    let two = |guest: Model| guest.text("fermata,fp-units", &["fpu", "lsx"]);
+    accepted(two, |guest| assert_eq!(units(guest).as_deref(), Some("fpu+lsx")));
+    let refused = |bytes: &'static [u8]| refused(move |guest| guest.bytes("fermata,fp-units", bytes));
+    let none =
+        "/chosen/linux0: fermata,fp-units: found an empty value, expected names of units, one at least";
+    assert_eq!(refused(b""), none);
+    for wrong in [&b"\0"[..], b"fpu", b"fpu\0lsx", b"fpu\0\0", b"\xff\0"] {
+        let why = refused(wrong);
+        assert!(why.ends_with("expected names of units, one at least"), "{wrong:?}: {why}");
+    }
+}
+
+#[test]
 fn memory_is_rounded_up_to_whole_blocks() {
     accepted(|guest| guest.cells("memory", &[0, 0x801]), |guest| assert_eq!(guest.memory, 4 << 20));
     accepted(|guest| guest.cells("memory", &[0x800]), |guest| assert_eq!(guest.memory, 2 << 20));
