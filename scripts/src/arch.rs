@@ -41,6 +41,46 @@ impl Arch {
     }
 }
 
+/// Which QEMU emulates an architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Emulator {
+    /// QEMU as it is distributed.
+    Stock,
+    /// QEMU with LoongArch's virtualisation extension, built by set-up from the distribution's source and the patch in
+    /// `scripts/qemu-lvz`.
+    Lvz,
+}
+
+impl Emulator {
+    /// Lists every emulator.
+    const ALL: [Self; 2] = [Self::Lvz, Self::Stock];
+
+    /// Names it as the command line does.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::Lvz => "lvz",
+        }
+    }
+}
+
+impl fmt::Display for Emulator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Emulator {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> anyhow::Result<Self> {
+        Self::ALL.into_iter().find(|emulator| emulator.name() == name).ok_or_else(|| {
+            let known: Vec<_> = Self::ALL.iter().map(|emulator| emulator.name()).collect();
+            anyhow::anyhow!("unknown emulator {name:?}: expected one of {}", known.join(", "))
+        })
+    }
+}
+
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

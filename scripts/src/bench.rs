@@ -23,12 +23,13 @@ pub(crate) const COMMAND: Command = Command {
     name: "bench",
     summary: "count the instructions that Fermata takes",
     help: "\
-cargo xtask bench [--json] [NAME]...
+cargo xtask bench [--arch A] [--json] [NAME]...
 
 Boots the bench guest with QEMU counting instructions and prints what each operation costs: instructions of guest and
 hypervisor together per operation, loads and saves of FP registers, loads that were skipped, and bytes moved. A round of
 switch_* is two vCPU switches, with FP used by none, one or both of the vCPUs.
 
+  --arch A   architecture: aarch64, loongarch64 (aarch64)
   --json     print an array of {arch, name, policy, instructions, loads, saves, skips, bytes} instead
   NAME       only these: hypercall, mmio_read, ipi, timer, wfi_wake, switch_none, switch_one, switch_both
 ",
@@ -55,6 +56,9 @@ const KINDS: &[Kind] = &[
     Kind { name: "switch_one", limit: None, by_policy: true },
     Kind { name: "switch_both", limit: Some(4600), by_policy: true },
 ];
+
+/// The architectures whose figures `cargo xtask test` judges.
+pub(crate) const ARCHS: [Arch; 1] = [Arch::Aarch64];
 
 /// Longest image, in KiB.
 const IMAGE_LIMIT: u64 = 512;
@@ -86,9 +90,10 @@ struct Figures {
 }
 
 fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
-    let (mut json, mut names) = (false, Vec::new());
+    let (mut arch, mut json, mut names) = (Arch::Aarch64, false, Vec::new());
     while let Some(argument) = arguments.next()? {
         match argument {
+            lexopt::Arg::Long("arch") => arch = arguments.value()?.to_string_lossy().parse()?,
             lexopt::Arg::Long("json") => json = true,
             lexopt::Arg::Value(name) => names.push(name.to_string_lossy().into_owned()),
             other => return Err(other.unexpected()).context("see cargo xtask bench --help"),
@@ -96,15 +101,26 @@ fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
     }
     let kinds = choose(&names)?;
     let workspace = Workspace::find();
-    let lab = Lab::open(workspace.clone(), Arch::Aarch64, Stock::Bare)?;
+    let emulators = [machine(arch)?.emulator].into();
+    let lab = Lab::open(workspace.clone(), arch, &emulators, Stock::Bare)?;
     let mut log = Log::default();
     let figures = measure(&lab, &kinds, &mut log);
     let path = workspace.target("bench.log");
     std::fs::write(&path, log.0).with_context(|| path.display().to_string())?;
     let figures =
         figures.with_context(|| format!("the figures are not complete; see {}", workspace.shown(&path)))?;
-    print!("{}", if json { figures.json(Arch::Aarch64) } else { figures.table() });
+    print!("{}", if json { figures.json(arch) } else { figures.table() });
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the machine that measurements run on: one CPU, and instructions that take a nanosecond each.
+///
+/// # Errors
+/// There is no such machine.
+pub(crate) fn machine(arch: Arch) -> Result<Machine> {
+    let machine = Machine::new(Board::find(arch, None)?, None)?;
+    let extra = ["-icount", "shift=0,sleep=off"].map(Into::into).to_vec();
+    Ok(Machine { cpus: 1, memory: Memory(512 << 20), extra, ..machine })
 }
 
 /// Finds the measurements of these names; all where none is given.
@@ -163,14 +179,6 @@ fn measure_one(
     figures: &mut Figures,
     listener: &mut dyn Listener,
 ) -> Result<()> {
-    let board = Board::find(Arch::Aarch64, None)?;
-    let machine = Machine {
-        board,
-        cpu: board.cpu.to_string(),
-        cpus: 1,
-        memory: Memory(512 << 20),
-        extra: ["-icount", "shift=0,sleep=off"].map(Into::into).to_vec(),
-    };
     let vm = Vm {
         name: "bench".to_string(),
         kernel: lab.guest("bench")?,
@@ -179,9 +187,11 @@ fn measure_one(
         cpus: 2,
         memory: Memory(32 << 20),
         fp: policy,
+        fp_units: None,
         affinity: None,
         weight: 256,
     };
+    let machine = machine(lab.arch)?;
     let job = Job { machine, vms: vec![vm], bootargs: "", script: None, limit: PATIENCE, spoil: &unspoiled };
     let mut reader = Reader { figures, policy, problem: None, listener };
     let report = lab.run(job, &mut reader)?;

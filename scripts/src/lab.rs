@@ -1,6 +1,6 @@
 //! Runs of Fermata for tests and measurements: everything is built once, and each run is told what it gets.
 
-use crate::arch::Arch;
+use crate::arch::{Arch, Emulator};
 use crate::run::machine::{Handover, Machine, shell_line};
 use crate::run::qemu::{Keyboard, Qemu};
 use crate::run::script::Script;
@@ -12,7 +12,7 @@ use crate::scratch::Scratch;
 use crate::setup::{self, Need, Tools};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -27,7 +27,8 @@ pub(crate) struct Lab {
     /// Fermata's image.
     pub(crate) image: PathBuf,
     guests: BTreeMap<String, PathBuf>,
-    arch: Arch,
+    /// The architecture.
+    pub(crate) arch: Arch,
     tools: Tools,
 }
 
@@ -69,8 +70,14 @@ impl Lab {
     ///
     /// # Errors
     /// Something is missing and cannot be had, or does not build.
-    pub(crate) fn open(workspace: Workspace, arch: Arch, stock: Stock) -> Result<Self> {
-        let mut needs = vec![Need::Emulator(arch), Need::Target(arch)];
+    pub(crate) fn open(
+        workspace: Workspace,
+        arch: Arch,
+        emulators: &BTreeSet<Emulator>,
+        stock: Stock,
+    ) -> Result<Self> {
+        let mut needs: Vec<Need> = emulators.iter().map(|emulator| Need::Emulator(arch, *emulator)).collect();
+        needs.push(Need::Target(arch));
         needs.extend((stock == Stock::Debian).then_some(Need::Debian(arch)));
         let tools = setup::ensure(&needs)?;
         let image = workspace.build_image(arch)?;
@@ -101,7 +108,8 @@ impl Lab {
     pub(crate) fn run(&self, job: Job<'_>, listener: &mut dyn Listener) -> Result<Report> {
         let guests: Vec<String> = job.vms.iter().map(|vm| vm.name.clone()).collect();
         let script = job.script.map(|text| Script::parse(text, &console_names(&guests))).transpose()?;
-        let boot = Boot { machine: &job.machine, qemu: self.tools.emulator(self.arch), image: &self.image };
+        let qemu = self.tools.emulator(self.arch, job.machine.emulator);
+        let boot = Boot { machine: &job.machine, qemu, image: &self.image };
         let scratch = Scratch::new()?;
         let bootargs = format!("{FRAMED} {}", job.bootargs);
         let (mut tree, modules) = boot.tree(scratch.path(), bootargs.trim_end(), &job.vms)?;
@@ -120,10 +128,13 @@ impl Lab {
 /// Writes the device tree of a job the way it is to reach Fermata.
 fn hand_over(scratch: &Scratch, job: &Job<'_>, tree: &mut Tree) -> Result<Handover> {
     match (job.spoil)(tree)? {
-        Some(bytes) => Ok(Handover::Raw {
-            tree: scratch.file("raw.dtb", &bytes)?,
-            stub: scratch.file("stub", &job.machine.stub())?,
-        }),
+        Some(bytes) => {
+            let tree = scratch.file("raw.dtb", &bytes)?;
+            match job.machine.stub() {
+                Some(stub) => Ok(Handover::Raw { tree, stub: scratch.file("stub", &stub)? }),
+                None => Ok(Handover::Boot(tree)),
+            }
+        }
         None => Ok(Handover::Boot(scratch.file("fermata.dtb", &tree.to_bytes()?)?)),
     }
 }

@@ -7,11 +7,13 @@ mod arch;
 mod bench;
 mod flat;
 mod lab;
+mod payload;
 mod run;
 mod scratch;
 mod setup;
 mod test;
 mod workspace;
+mod zboot;
 
 use std::process::ExitCode;
 

@@ -29,6 +29,12 @@ impl Workspace {
         Self { root, target }
     }
 
+    /// Makes a workspace of a folder, for tests.
+    #[cfg(test)]
+    pub(crate) fn at(root: &Path) -> Self {
+        Self { root: root.to_path_buf(), target: root.join("target") }
+    }
+
     /// Returns a path in the source tree.
     pub(crate) fn source(&self, path: &str) -> PathBuf {
         self.root.join(path)
@@ -55,9 +61,14 @@ impl Workspace {
         command
     }
 
-    /// Returns where Fermata's image is, or will be.
+    /// Returns where Fermata's image is, or will be: a flat one on AArch64, and the ELF file itself on LoongArch, where
+    /// QEMU takes no other.
     pub(crate) fn image(&self, arch: Arch) -> PathBuf {
-        self.built(arch, "fermata").with_extension("img")
+        let elf = self.built(arch, "fermata");
+        match arch {
+            Arch::Aarch64 => elf.with_extension("img"),
+            Arch::Loongarch64 => elf,
+        }
     }
 
     /// Returns where Cargo puts a program.
@@ -71,7 +82,7 @@ impl Workspace {
     /// It does not build, or what was built is no image.
     pub(crate) fn build_image(&self, arch: Arch) -> Result<PathBuf> {
         self.build(&["-p", "fermata", "--bin", "fermata"], arch, "Fermata")?;
-        self.flatten(&self.built(arch, "fermata"))
+        self.bootable(arch, "fermata")
     }
 
     /// Builds every test guest.
@@ -106,7 +117,7 @@ impl Workspace {
     /// What was built is no image.
     pub(crate) fn guest_images(&self, arch: Arch) -> Result<BTreeMap<String, PathBuf>> {
         let guests = self.guests()?.into_iter().filter(|name| name != LINUX_FP_CHECK);
-        guests.map(|name| Ok((name.clone(), self.flatten(&self.built(arch, &name))?))).collect()
+        guests.map(|name| Ok((name.clone(), self.bootable(arch, &name)?))).collect()
     }
 
     /// Lists the programs among the guests.
@@ -127,17 +138,45 @@ impl Workspace {
         }
     }
 
+    /// Makes of a program that was built what is booted.
+    fn bootable(&self, arch: Arch, program: &str) -> Result<PathBuf> {
+        let elf = self.built(arch, program);
+        match arch {
+            Arch::Aarch64 => self.flatten(&elf),
+            Arch::Loongarch64 => Ok(elf),
+        }
+    }
+
     /// Makes the flat image beside an ELF file.
     fn flatten(&self, elf: &Path) -> Result<PathBuf> {
         let file = std::fs::read(elf).with_context(|| elf.display().to_string())?;
         let image = flat::boot_image(&file).with_context(|| format!("{} makes no image", self.shown(elf)))?;
         let path = elf.with_extension("img");
-        // A QEMU may be reading it: it is left alone where nothing changed, and otherwise replaced in one step.
-        if std::fs::read(&path).ok().as_ref() != Some(&image) {
-            let fresh = elf.with_extension(format!("{}.tmp", std::process::id()));
-            std::fs::write(&fresh, image).with_context(|| fresh.display().to_string())?;
-            std::fs::rename(&fresh, &path).with_context(|| path.display().to_string())?;
-        }
+        replace(&path, &image)?;
         Ok(path)
     }
+
+    /// Puts a file among what was built and returns its path.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn keep(&self, name: &str, content: &[u8]) -> Result<PathBuf> {
+        let path = self.target(name);
+        let folder = path.parent().unwrap_or(&self.target);
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        replace(&path, content)?;
+        Ok(path)
+    }
+}
+
+/// Gives a file this content. A QEMU may be reading it: it is left alone where nothing changed, and otherwise replaced
+/// in one step.
+fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    if std::fs::read(path).is_ok_and(|old| old == content) {
+        return Ok(());
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = path.with_file_name(format!("{name}.{}.tmp", std::process::id()));
+    std::fs::write(&fresh, content).with_context(|| fresh.display().to_string())?;
+    std::fs::rename(&fresh, path).with_context(|| path.display().to_string())
 }

@@ -3,7 +3,7 @@
 use super::machine::{Board, Machine};
 use super::units::Memory;
 use super::vm::{self, Written};
-use crate::arch::Arch;
+use crate::arch::{Arch, Emulator};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use lexopt::{Arg, Parser, ValueExt};
 use std::ffi::OsString;
@@ -16,9 +16,12 @@ pub(crate) const HELP: &str = r#"cargo xtask run [OPTIONS] [-- QEMU ARGUMENTS]
 Sets up what is missing, builds Fermata, and boots guests under it in QEMU. Without --vm or --config these are two
 Debian Linux guests, linux0 and linux1, with two vCPUs and 256 MiB each.
 
-  --arch A              architecture (aarch64)
+  --arch A              architecture: aarch64, loongarch64 (aarch64)
   --board B             board (virt)
-  --cpu MODEL           QEMU's CPU model (max); cortex-a53, cortex-a57, cortex-a72, neoverse-v1, ...
+  --qemu EMULATOR       for loongarch64: lvz, the QEMU that set-up builds, with the virtualisation extension; or stock,
+                        one without it, on which no guest starts (lvz)
+  --cpu MODEL           QEMU's CPU model. aarch64: cortex-a53, cortex-a57, cortex-a72, neoverse-v1, ... (max);
+                        loongarch64: la464 and what it has (la464,lvz=on,lbt=on, and la464 on stock)
   --cpus N              physical CPUs (2)
   --memory M            physical memory, such as 512M or 4G; a bare number is MiB (2G)
   --vm KEY=VALUE,...    a guest; may be given again for more
@@ -32,13 +35,15 @@ Debian Linux guests, linux0 and linux1, with two vCPUs and 256 MiB each.
 
 Keys of --vm, with what holds when one is left out:
   name=NAME             letters, digits, . _ - (linux0, linux1, ... or vm0, vm1, ...)
-  kernel=PATH           a raw arm64 Image or any flat binary with that header (Debian's kernel)
+  kernel=PATH           aarch64: a raw arm64 Image or any flat binary with that header. loongarch64: a raw Image or an ELF
+                        file. An EFI zboot image packed with zstd is unpacked (Debian's kernel)
   initrd=PATH           an initial RAM disk (busybox, if the kernel is Debian's)
-  cmdline=TEXT          the kernel's command line (console=ttyAMA0 fermata.name=NAME, if the kernel
-                        is Debian's)
+  cmdline=TEXT          the kernel's command line (if the kernel is Debian's, console=ttyAMA0 fermata.name=NAME, with
+                        console=ttyS0,115200 on loongarch64)
   cpus=N                vCPUs (2)
   memory=M              memory (256M)
   fp=POLICY             how FP registers are kept: eager, lazy, resident, hold (hold)
+  fp-units=U+U...       loongarch64: the FP units it has, of fpu, lsx, lasx, lbt (all that the machine has)
   affinity=CPUS         physical CPUs it may run on: 1, 0-3, 0+2-3 (all)
   weight=N              its share of the CPUs (256)
 A value may contain `=`. One with a comma is put in double quotes, and those are protected from the shell:
@@ -85,6 +90,7 @@ pub(crate) struct Request {
 struct Options {
     arch: Option<Arch>,
     board: Option<String>,
+    qemu: Option<Emulator>,
     cpu: Option<String>,
     cpus: Option<u32>,
     memory: Option<Memory>,
@@ -130,6 +136,7 @@ impl Options {
         match name {
             "arch" => self.arch = Some(text()?.parse()?),
             "board" => self.board = Some(text()?),
+            "qemu" => self.qemu = Some(text()?.parse()?),
             "cpu" => self.cpu = Some(text()?),
             "cpus" => {
                 let text = text()?;
@@ -151,12 +158,13 @@ impl Options {
 
     fn finish(self, extra: Vec<OsString>) -> Result<Request> {
         let board = Board::find(self.arch.unwrap_or(Arch::Aarch64), self.board.as_deref())?;
+        let default = Machine::new(board, self.qemu)?;
         let machine = Machine {
-            board,
-            cpu: self.cpu.unwrap_or_else(|| board.cpu.to_string()),
-            cpus: self.cpus.unwrap_or(2),
-            memory: self.memory.unwrap_or(Memory(2 << 30)),
+            cpu: self.cpu.unwrap_or(default.cpu),
+            cpus: self.cpus.unwrap_or(default.cpus),
+            memory: self.memory.unwrap_or(default.memory),
             extra,
+            ..default
         };
         ensure!(!machine.cpu.is_empty(), "--cpu: a CPU model has a name");
         Ok(Request {
@@ -198,6 +206,18 @@ mod tests {
         assert_eq!(request.vms[1].cmdline.as_deref(), Some("x=y"));
         assert_eq!(request.timeout, Some(Duration::from_millis(1500)));
         assert!(request.headless && !request.dry_run);
+    }
+
+    #[test]
+    fn an_architecture_brings_its_emulator_and_cpu() {
+        let machine = |words: &[&str]| request(words).unwrap().machine;
+        let loongarch = machine(&["--arch", "loongarch64"]);
+        assert_eq!((loongarch.emulator, loongarch.cpu.as_str()), (Emulator::Lvz, "la464,lvz=on,lbt=on"));
+        let stock = machine(&["--arch", "loongarch64", "--qemu", "stock"]);
+        assert_eq!((stock.emulator, stock.cpu.as_str()), (Emulator::Stock, "la464"));
+        assert_eq!(machine(&[]).emulator, Emulator::Stock);
+        assert!(why(&["--qemu", "lvz"]).contains("aarch64"));
+        assert!(why(&["--qemu", "bochs"]).contains("bochs"));
     }
 
     #[test]

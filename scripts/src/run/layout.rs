@@ -1,9 +1,11 @@
 //! What goes where in the machine's memory, and the nodes that tell Fermata so.
 
+use super::machine::Machine;
 use super::tree::{Node, Tree};
 use super::units::Memory;
 use super::vm::Vm;
-use crate::flat;
+use crate::arch::Arch;
+use crate::payload::{self, NotAKernel};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use kernel::domain::{MAX_BOOTARGS, MAX_CPUS, MAX_GUESTS, MAX_NAME};
 use kernel::sched::{CpuSet, MAX_WEIGHT};
@@ -44,24 +46,24 @@ pub(crate) struct Modules {
 ///
 /// # Errors
 /// Names the guest, the key, what was found and what was expected.
-pub(crate) fn check(vms: &[Vm], cpus: u32, memory: Memory) -> Result<()> {
+pub(crate) fn check(vms: &[Vm], machine: &Machine) -> Result<()> {
     ensure!(!vms.is_empty(), "there is no guest to run");
     ensure!(vms.len() <= MAX_GUESTS, "{} guests; {MAX_GUESTS} is the most", vms.len());
     let mut names = HashSet::new();
     for vm in vms {
         check_name(&vm.name)?;
         ensure!(names.insert(&vm.name), "two guests are called `{}`; names must be unique", vm.name);
-        check_one(vm, cpus).with_context(|| format!("guest `{}`", vm.name))?;
+        check_one(vm, machine).with_context(|| format!("guest `{}`", vm.name))?;
     }
     let wanted: u64 = vms.iter().map(|vm| vm.memory.0).fold(0, u64::saturating_add);
     let modules: u64 = files(vms).into_iter().map(length).sum();
     let needed = wanted.saturating_add(RESERVED + TREE_ROOM + modules);
     ensure!(
-        needed <= memory.0,
-        "the guests want {} of memory, with their files, Fermata and the device tree {}; the machine has {memory} \
-         (--memory)",
+        needed <= machine.memory.0,
+        "the guests want {} of memory, with their files, Fermata and the device tree {}; the machine has {} (--memory)",
         Memory(wanted),
-        Memory(needed.next_multiple_of(1 << 20))
+        Memory(needed.next_multiple_of(1 << 20)),
+        machine.memory
     );
     Ok(())
 }
@@ -91,7 +93,8 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 /// Checks one guest by itself.
-fn check_one(vm: &Vm, cpus: u32) -> Result<()> {
+fn check_one(vm: &Vm, machine: &Machine) -> Result<()> {
+    let (arch, cpus) = (machine.board.arch, machine.cpus);
     ensure!(vm.cpus >= 1, "key `cpus`: a guest has at least one vCPU");
     ensure!(vm.cpus <= MAX_CPUS, "key `cpus`: {} vCPUs; {MAX_CPUS} is the most", vm.cpus);
     ensure!(
@@ -108,14 +111,18 @@ fn check_one(vm: &Vm, cpus: u32) -> Result<()> {
     if let Some(missing) = vm.affinity.iter().flat_map(|list| &list.0).find(|&&cpu| cpu >= cpus) {
         bail!("key `affinity`: there is no CPU {missing}; the machine has {cpus}, numbered from 0 (--cpus)");
     }
-    let kernel = read_start(&vm.kernel).with_context(|| format!("key `kernel`: {}", vm.kernel.display()))?;
-    let header = match flat::header(&kernel) {
-        Ok(header) => header,
-        Err(why) => bail!("key `kernel`: {} is no raw arm64 Image: {why}", vm.kernel.display()),
+    ensure!(
+        vm.fp_units.is_none() || arch == Arch::Loongarch64,
+        "key `fp-units`: on {arch} a guest's FP units cannot be chosen; it is for loongarch64"
+    );
+    let named = || format!("key `kernel`: {}", vm.kernel.display());
+    let mut needed = match payload::room(arch, &vm.kernel) {
+        Ok(room) => room,
+        Err(why) if why.is::<NotAKernel>() => bail!("{} is not {}: {why}", named(), payload::wanted(arch)),
+        Err(why) => return Err(why).with_context(named),
     };
-    let mut needed = header.image_size.max(length(&vm.kernel));
     if let Some(initrd) = &vm.initrd {
-        read_start(initrd).with_context(|| format!("key `initrd`: {}", initrd.display()))?;
+        payload::read_start(initrd).with_context(|| format!("key `initrd`: {}", initrd.display()))?;
         needed += length(initrd) + ELBOW_ROOM;
     }
     ensure!(
@@ -127,29 +134,17 @@ fn check_one(vm: &Vm, cpus: u32) -> Result<()> {
     Ok(())
 }
 
-/// Reads the first bytes of a file, enough for any header.
-fn read_start(path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::Read;
-    let mut start = Vec::new();
-    std::fs::File::open(path)?.take(4096).read_to_end(&mut start)?;
-    Ok(start)
-}
-
-/// Gives every file a place at the top of the machine's memory, clear of Fermata and of the place where QEMU puts the
-/// device tree. Guests that are given the same file share it: Fermata copies what a guest gets.
+/// Gives every file a place at the top of the largest piece of the machine's memory, clear of Fermata and of the device
+/// tree, which is at `tree`. Guests that are given the same file share it: Fermata copies what a guest gets.
 ///
 /// # Errors
 /// There is not enough memory, or a file cannot be read.
-pub(crate) fn place(vms: &[Vm], memory: &[Range<u64>]) -> Result<Vec<Modules>> {
-    let (Some(first), Some(last)) = (memory.first(), memory.last()) else {
-        bail!("the machine has no memory")
-    };
-    let total: u64 = memory.iter().map(|range| range.end - range.start).sum();
-    // QEMU (10.0, hw/arm/boot.c) puts it half-way up the memory, at most 128 MiB up.
-    let tree = first.start + (total / 2).min(128 << 20);
+pub(crate) fn place(vms: &[Vm], memory: &[Range<u64>], tree: u64) -> Result<Vec<Modules>> {
+    let largest = memory.iter().max_by_key(|range| range.end - range.start);
+    let (Some(first), Some(largest)) = (memory.first(), largest) else { bail!("the machine has no memory") };
     let mut shelf = Shelf {
-        bottom: last.start,
-        top: last.end,
+        bottom: largest.start,
+        top: largest.end,
         taken: [first.start..first.start + RESERVED, tree..tree.next_multiple_of(ALIGN) + TREE_ROOM],
         placed: BTreeMap::new(),
     };
@@ -258,6 +253,9 @@ fn domain(vm: &Vm, modules: &Modules) -> Node {
     if let Some(affinity) = &vm.affinity {
         node.set_cells("fermata,affinity", &affinity.0);
     }
+    if let Some(units) = &vm.fp_units {
+        node.set_strings("fermata,fp-units", units.names());
+    }
     let mut kernel = module(&modules.kernel, "multiboot,kernel");
     kernel.set_strings("bootargs", &[&vm.cmdline]);
     node.children.push(kernel);
@@ -280,11 +278,12 @@ fn halves(number: u64) -> [u32; 2] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::machine::Board;
     use super::super::tree::tests::machine;
     use super::super::units::Cpus;
     use super::super::vm::Policy;
     use super::*;
-    use crate::flat::tests::image;
+    use crate::payload::tests::image;
     use crate::scratch::Scratch;
 
     const MIB: u64 = 1 << 20;
@@ -299,19 +298,24 @@ mod tests {
             cpus: 2,
             memory: Memory(64 * MIB),
             fp: Policy::Lazy,
+            fp_units: None,
             affinity: Some(Cpus(vec![0, 1])),
             weight: 512,
         }
     }
 
+    fn on(arch: Arch, memory: Memory) -> Machine {
+        Machine { memory, ..Machine::new(Board::find(arch, None).unwrap(), None).unwrap() }
+    }
+
     fn pair(scratch: &Scratch) -> Vec<Vm> {
-        let kernel = scratch.file("kernel", &image(3 << 20, 5 << 20)).unwrap();
+        let kernel = scratch.file("kernel", &image(Arch::Aarch64, 3 << 20, 5 << 20)).unwrap();
         let initrd = scratch.file("initrd", &[7; 4097]).unwrap();
         vec![Vm { initrd: Some(initrd), ..vm("a", kernel.clone()) }, vm("b", kernel)]
     }
 
     fn why(vms: &[Vm]) -> String {
-        format!("{:#}", check(vms, 2, Memory(1 << 30)).unwrap_err())
+        format!("{:#}", check(vms, &on(Arch::Aarch64, Memory(1 << 30))).unwrap_err())
     }
 
     #[test]
@@ -319,12 +323,12 @@ mod tests {
         let scratch = Scratch::new().unwrap();
         for megabytes in [64, 128, 256, 1024, 8192] {
             let ram = RAM..RAM + megabytes * MIB;
-            let placed = place(&pair(&scratch), std::slice::from_ref(&ram)).unwrap();
+            let tree = on(Arch::Aarch64, Memory(megabytes * MIB)).tree_address();
+            let placed = place(&pair(&scratch), std::slice::from_ref(&ram), tree).unwrap();
             assert_eq!(placed[0].kernel, placed[1].kernel, "the same file is one module");
             let mut ranges: Vec<Range<u64>> =
                 distinct(&placed).map(|m| m.address..m.address + m.size).collect();
             assert_eq!(ranges.len(), 2);
-            let tree = RAM + (megabytes * MIB / 2).min(128 * MIB);
             ranges.extend([RAM..RAM + RESERVED, tree..tree + TREE_ROOM]);
             ranges.sort_by_key(|range| range.start);
             assert!(
@@ -337,11 +341,24 @@ mod tests {
     }
 
     #[test]
+    fn modules_lie_in_the_largest_piece_of_memory() {
+        let scratch = Scratch::new().unwrap();
+        let vms = pair(&scratch);
+        // LoongArch's virt machine has 256 MiB from 0 on and the rest from 2 GiB on.
+        for (high, expected) in [(512 * MIB, 0x8000_0000..0xa000_0000), (2 * MIB, 0..0x1000_0000)] {
+            let memory = [0..0x1000_0000, 0x8000_0000..0x8000_0000 + high];
+            let placed = place(&vms, &memory, 128 * MIB).unwrap();
+            assert!(distinct(&placed).all(|m| expected.contains(&m.address) && m.address >= RESERVED));
+        }
+    }
+
+    #[test]
     fn a_module_that_does_not_fit_is_named() {
         let scratch = Scratch::new().unwrap();
-        let kernel = scratch.file("huge", &image(3 << 20, 5 << 20)).unwrap();
+        let kernel = scratch.file("huge", &image(Arch::Aarch64, 3 << 20, 5 << 20)).unwrap();
         let vms = vec![vm("a", kernel); 1];
-        let why = place(&vms, std::slice::from_ref(&(RAM..RAM + 34 * MIB))).unwrap_err().to_string();
+        let ram = RAM..RAM + 34 * MIB;
+        let why = place(&vms, std::slice::from_ref(&ram), RAM + 17 * MIB).unwrap_err().to_string();
         assert!(why.contains("huge") && why.contains("3 MiB"), "{why}");
     }
 
@@ -349,8 +366,10 @@ mod tests {
     fn guests_read_back_from_the_tree_as_fermata_sees_it() {
         let scratch = Scratch::new().unwrap();
         let vms = pair(&scratch);
+        let mut vms = vms;
+        vms[1].fp_units = Some("fpu+lsx".parse().unwrap());
         let mut tree = machine(RAM..RAM + 1024 * MIB);
-        let placed = place(&vms, &tree.memory().unwrap()).unwrap();
+        let placed = place(&vms, &tree.memory().unwrap(), RAM + 128 * MIB).unwrap();
         describe(&mut tree, "console=framed", &vms, &placed).unwrap();
         let blob = tree.to_bytes().unwrap();
         verify(&blob, 2).unwrap();
@@ -368,6 +387,8 @@ mod tests {
         assert_eq!(property("/chosen/a", "fermata,fp-policy").unwrap(), b"lazy\0");
         assert_eq!(property("/chosen/a", "fermata,affinity").unwrap(), [0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(property("/chosen/b", "fermata,weight").unwrap(), [0, 0, 2, 0]);
+        assert_eq!(property("/chosen/b", "fermata,fp-units").unwrap(), b"fpu\0lsx\0");
+        assert_eq!(property("/chosen/a", "fermata,fp-units"), None);
         let kernel = fdt.find_node("/chosen/a").unwrap().children().next().unwrap();
         assert_eq!(kernel.name, format!("module@{:x}", placed[0].kernel.address));
         assert_eq!(kernel.property("bootargs").unwrap().value, b"a=b\0");
@@ -382,7 +403,7 @@ mod tests {
     fn what_cannot_run_is_refused_with_its_name() {
         let scratch = Scratch::new().unwrap();
         let good = pair(&scratch);
-        check(&good, 2, Memory(1 << 30)).unwrap();
+        check(&good, &on(Arch::Aarch64, Memory(1 << 30))).unwrap();
         let changed = |change: &dyn Fn(&mut Vm)| {
             let mut vms = good.clone();
             change(&mut vms[1]);
@@ -401,8 +422,12 @@ mod tests {
         assert!(changed(&|vm| vm.kernel = "/no/such".into()).contains("/no/such"));
         let text = scratch.file("text", b"hello").unwrap();
         assert!(
-            changed(&|vm| vm.kernel = text.clone()).contains("text is no raw arm64 Image: it has 5 bytes")
+            changed(&|vm| vm.kernel = text.clone()).contains("text is not a raw arm64 Image: it has 5 bytes")
         );
         assert!(why(&[]).contains("no guest"));
+        let units = changed(&|vm| vm.fp_units = Some("fpu".parse().unwrap()));
+        assert!(units.contains("key `fp-units`: on aarch64"), "{units}");
+        let why = format!("{:#}", check(&good, &on(Arch::Loongarch64, Memory(1 << 30))).unwrap_err());
+        assert!(why.contains("is not a raw LoongArch Image or an ELF file: it has 0x644d5241"), "{why}");
     }
 }

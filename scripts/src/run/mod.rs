@@ -15,7 +15,8 @@ pub(crate) mod vm;
 pub(crate) mod watch;
 
 use crate::Command;
-use crate::arch::Arch;
+use crate::arch::{Arch, Emulator};
+use crate::payload;
 use crate::scratch::Scratch;
 use crate::setup::{self, Need, Tools, initramfs};
 use crate::workspace::{LINUX_FP_CHECK, Workspace};
@@ -43,16 +44,20 @@ fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
     let request = cli::parse(arguments)?;
     let headless = request.headless || !terminal::has_person();
     let workspace = Workspace::find();
-    let arch = request.machine.board.arch;
+    let (arch, emulator) = (request.machine.board.arch, request.machine.emulator);
     let debian = request.vms.is_empty() || request.vms.iter().any(|vm| vm.kernel.is_none());
-    let tools = setup::ensure(&needs(arch, debian, request.dry_run))?;
+    let tools = setup::ensure(&needs(arch, emulator, debian, request.dry_run))?;
     let linux = if debian { linux(&workspace, &tools, arch, request.dry_run)? } else { Linux::default() };
     let written = if request.vms.is_empty() { vec![vm::Written::default(); 2] } else { request.vms.clone() };
-    let vms: Vec<Vm> = written.into_iter().enumerate().map(|(index, vm)| vm.resolve(index, &linux)).collect();
-    layout::check(&vms, request.machine.cpus, request.machine.memory)?;
+    let mut vms: Vec<Vm> =
+        written.into_iter().enumerate().map(|(index, vm)| vm.resolve(index, arch, &linux)).collect();
+    for vm in &mut vms {
+        vm.kernel = payload::ready(&workspace, &vm.kernel).with_context(|| format!("guest `{}`", vm.name))?;
+    }
+    layout::check(&vms, &request.machine)?;
     let script = read_script(&request, &vms)?;
     let image = if request.dry_run { workspace.image(arch) } else { workspace.build_image(arch)? };
-    let boot = Boot { machine: &request.machine, qemu: tools.emulator(arch), image: &image };
+    let boot = Boot { machine: &request.machine, qemu: tools.emulator(arch, emulator), image: &image };
 
     eprint!("{}", table(&request.machine, &vms, &linux));
     let bootargs = if headless { FRAMED } else { "" };
@@ -80,8 +85,8 @@ fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
 }
 
 /// Lists what a run needs. A dry run compiles nothing.
-fn needs(arch: Arch, debian: bool, dry_run: bool) -> Vec<Need> {
-    let mut needs = vec![Need::Emulator(arch)];
+fn needs(arch: Arch, emulator: Emulator, debian: bool, dry_run: bool) -> Vec<Need> {
+    let mut needs = vec![Need::Emulator(arch, emulator)];
     // Both targets, though one is used: whoever has run Fermata once can test it offline.
     if !dry_run {
         needs.extend([Need::Target(Arch::Aarch64), Need::Target(Arch::Loongarch64)]);
@@ -142,7 +147,11 @@ impl Boot<'_> {
     /// QEMU refuses the machine, or the modules do not fit into it.
     pub(crate) fn tree(&self, folder: &Path, bootargs: &str, vms: &[Vm]) -> Result<(Tree, Vec<Modules>)> {
         let mut tree = Tree::parse(&self.machine.dump_tree(self.qemu, &folder.join("machine.dtb"))?)?;
-        let modules = layout::place(vms, &tree.memory()?)?;
+        // Two runs of one thing are the same run, and Fermata has no use for it.
+        if let Ok(chosen) = tree.node("/chosen") {
+            chosen.properties.retain(|(name, _)| name != "rng-seed");
+        }
+        let modules = layout::place(vms, &tree.memory()?, self.machine.tree_address())?;
         layout::describe(&mut tree, bootargs, vms, &modules)?;
         Ok((tree, modules))
     }

@@ -1,4 +1,4 @@
-//! Amounts of memory and sets of CPUs, as people write them.
+//! Amounts of memory, sets of CPUs and of FP units, as people write them.
 
 use serde::Deserialize;
 use std::fmt;
@@ -14,7 +14,12 @@ pub(crate) struct Memory(pub(crate) u64);
 #[serde(try_from = "Written")]
 pub(crate) struct Cpus(pub(crate) Vec<u32>);
 
-/// How a TOML file may write either.
+/// The FP units of a guest on LoongArch, in the order of their widths. Written `fpu`, `fpu+lsx`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct FpUnits(Vec<&'static str>);
+
+/// How a TOML file may write a number or a set of them.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Written {
@@ -136,9 +141,55 @@ impl fmt::Display for Cpus {
     }
 }
 
+/// The FP units there are, as Fermata names them.
+const FP_UNITS: [&str; 4] = ["fpu", "lsx", "lasx", "lbt"];
+
+impl FpUnits {
+    /// Names them as Fermata does.
+    pub(crate) fn names(&self) -> &[&'static str] {
+        &self.0
+    }
+}
+
+impl FromStr for FpUnits {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let words: Vec<&str> = text.split('+').map(str::trim).collect();
+        match words.iter().find(|word| !FP_UNITS.contains(word)) {
+            Some(word) => Err(format!(
+                "`{word}` is no FP unit; known are {}, written as in fpu+lsx",
+                FP_UNITS.join(", ")
+            )),
+            None => Ok(Self(FP_UNITS.into_iter().filter(|unit| words.contains(unit)).collect())),
+        }
+    }
+}
+
+impl TryFrom<String> for FpUnits {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fp_units_are_a_set() {
+        for (text, names) in
+            [("fpu", &["fpu"][..]), ("lsx+fpu", &["fpu", "lsx"]), ("lbt+lasx+lsx+fpu+lsx", &FP_UNITS)]
+        {
+            assert_eq!(text.parse::<FpUnits>().unwrap().names(), names);
+        }
+        for wrong in ["", "fpu+", "sse", "fpu,lsx"] {
+            let why = wrong.parse::<FpUnits>().unwrap_err();
+            assert!(why.contains("is no FP unit; known are fpu, lsx, lasx, lbt"), "{why}");
+        }
+    }
 
     #[test]
     fn memory_reads_back_as_it_is_shown() {

@@ -1,6 +1,7 @@
 //! Descriptions of guests: what people write on the command line or in a file, and what it means.
 
-use super::units::{Cpus, Memory};
+use super::units::{Cpus, FpUnits, Memory};
+use crate::arch::Arch;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use std::fmt;
@@ -9,7 +10,7 @@ use std::str::FromStr;
 
 /// The keys of `--vm`, for messages and help.
 pub(crate) const KEYS: &[&str] =
-    &["name", "kernel", "initrd", "cmdline", "cpus", "memory", "fp", "affinity", "weight"];
+    &["name", "kernel", "initrd", "cmdline", "cpus", "memory", "fp", "fp-units", "affinity", "weight"];
 
 /// How a guest's FP registers are kept, as Fermata names it (docs/fp.md).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -71,7 +72,7 @@ impl TryFrom<String> for Policy {
 pub(crate) struct Written {
     /// The guest's name.
     pub(crate) name: Option<String>,
-    /// A raw arm64 Image.
+    /// A kernel that Fermata boots on the architecture, or an EFI zboot image of one.
     pub(crate) kernel: Option<PathBuf>,
     /// An initial RAM disk.
     pub(crate) initrd: Option<PathBuf>,
@@ -83,6 +84,9 @@ pub(crate) struct Written {
     pub(crate) memory: Option<Memory>,
     /// Its FP policy.
     pub(crate) fp: Option<Policy>,
+    /// The FP units it has.
+    #[serde(rename = "fp-units")]
+    pub(crate) fp_units: Option<FpUnits>,
     /// The physical CPUs it may run on.
     pub(crate) affinity: Option<Cpus>,
     /// Its share of the CPUs.
@@ -101,7 +105,7 @@ struct Config {
 /// The kernel and RAM disk of guests that name none: Debian's.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Linux {
-    /// Debian's kernel, a raw arm64 Image.
+    /// Debian's kernel, a raw Image.
     pub(crate) kernel: PathBuf,
     /// An initial RAM disk with busybox.
     pub(crate) initrd: PathBuf,
@@ -109,10 +113,14 @@ pub(crate) struct Linux {
     pub(crate) origin: String,
 }
 
-/// Returns the command line of Debian's kernel under Fermata: the emulated PL011 is the console, and the RAM disk's first
+/// Returns the command line of Debian's kernel under Fermata: the emulated UART is the console, and the RAM disk's first
 /// process is told the guest's name.
-pub(crate) fn linux_cmdline(name: &str) -> String {
-    format!("console=ttyAMA0 fermata.name={name}")
+pub(crate) fn linux_cmdline(arch: Arch, name: &str) -> String {
+    let console = match arch {
+        Arch::Aarch64 => "ttyAMA0",
+        Arch::Loongarch64 => "ttyS0,115200",
+    };
+    format!("console={console} fermata.name={name}")
 }
 
 /// A guest with every question answered.
@@ -120,7 +128,7 @@ pub(crate) fn linux_cmdline(name: &str) -> String {
 pub(crate) struct Vm {
     /// Unique; also the name of its node in the device tree.
     pub(crate) name: String,
-    /// A raw arm64 Image.
+    /// A kernel that Fermata boots on the architecture.
     pub(crate) kernel: PathBuf,
     /// An initial RAM disk.
     pub(crate) initrd: Option<PathBuf>,
@@ -132,6 +140,8 @@ pub(crate) struct Vm {
     pub(crate) memory: Memory,
     /// Its FP policy.
     pub(crate) fp: Policy,
+    /// The FP units it has, of those that the machine has; all of them where absent.
+    pub(crate) fp_units: Option<FpUnits>,
     /// The physical CPUs it may run on; all of them where absent.
     pub(crate) affinity: Option<Cpus>,
     /// Its share of the CPUs, 256 being the ordinary one.
@@ -140,10 +150,10 @@ pub(crate) struct Vm {
 
 impl Written {
     /// Answers what was left open: for the guest at place `index`, with Debian's kernel where none is named.
-    pub(crate) fn resolve(self, index: usize, linux: &Linux) -> Vm {
+    pub(crate) fn resolve(self, index: usize, arch: Arch, linux: &Linux) -> Vm {
         let debian = self.kernel.is_none();
         let name = self.name.unwrap_or_else(|| format!("{}{index}", if debian { "linux" } else { "vm" }));
-        let cmdline = || if debian { linux_cmdline(&name) } else { String::new() };
+        let cmdline = || if debian { linux_cmdline(arch, &name) } else { String::new() };
         Vm {
             cmdline: self.cmdline.unwrap_or_else(cmdline),
             name,
@@ -152,6 +162,7 @@ impl Written {
             cpus: self.cpus.unwrap_or(2),
             memory: self.memory.unwrap_or(Memory(256 << 20)),
             fp: self.fp.unwrap_or_default(),
+            fp_units: self.fp_units,
             affinity: self.affinity,
             weight: self.weight.unwrap_or(256),
         }
@@ -168,6 +179,7 @@ impl Written {
             "cpus" => once(&mut self.cpus, number(&value)?),
             "memory" => once(&mut self.memory, value.parse().map_err(anyhow::Error::msg)?),
             "fp" => once(&mut self.fp, value.parse().map_err(anyhow::Error::msg)?),
+            "fp-units" => once(&mut self.fp_units, value.parse().map_err(anyhow::Error::msg)?),
             "affinity" => once(&mut self.affinity, value.parse().map_err(anyhow::Error::msg)?),
             "weight" => once(&mut self.weight, number(&value)?),
             _ => bail!("unknown key; known are {}", KEYS.join(", ")),
@@ -272,7 +284,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let vm: Written =
-            "name=a,kernel=k,initrd=i,cmdline=console=ttyAMA0 quiet,cpus=3,memory=64M,fp=lazy,affinity=0+2,weight=512"
+            "name=a,kernel=k,initrd=i,cmdline=console=ttyAMA0 quiet,cpus=3,memory=64M,fp=lazy,fp-units=fpu+lsx,affinity=0+2,weight=512"
                 .parse()
                 .unwrap();
         let expected = Vm {
@@ -283,10 +295,11 @@ mod tests {
             cpus: 3,
             memory: Memory(64 << 20),
             fp: Policy::Lazy,
+            fp_units: Some("fpu+lsx".parse().unwrap()),
             affinity: Some(Cpus(vec![0, 2])),
             weight: 512,
         };
-        assert_eq!(vm.resolve(7, &linux()), expected);
+        assert_eq!(vm.resolve(7, Arch::Aarch64, &linux()), expected);
     }
 
     #[test]
@@ -298,22 +311,25 @@ mod tests {
             memory = 64
             affinity = [2, 0]
             fp = "eager"
+            fp-units = "fpu+lbt"
             [[vm]]
         "#;
-        let line = r#"name=a,cmdline="a=b,c",memory=64M,affinity=0+2,fp=eager"#;
+        let line = r#"name=a,cmdline="a=b,c",memory=64M,affinity=0+2,fp=eager,fp-units=lbt+fpu"#;
         assert_eq!(parse_config(toml).unwrap(), [line.parse().unwrap(), Written::default()]);
     }
 
     #[test]
     fn what_is_left_open_is_debian_linux() {
-        let vm = Written::default().resolve(1, &linux());
+        let vm = Written::default().resolve(1, Arch::Aarch64, &linux());
         assert_eq!(
             (vm.name.as_str(), vm.cpus, vm.memory, vm.fp),
             ("linux1", 2, Memory(256 << 20), Policy::Hold)
         );
         assert_eq!(vm.cmdline, "console=ttyAMA0 fermata.name=linux1");
         assert_eq!((vm.kernel, vm.initrd), ("vmlinuz".into(), Some("initrd.cpio".into())));
-        let vm = "kernel=mine".parse::<Written>().unwrap().resolve(0, &linux());
+        let vm = Written::default().resolve(1, Arch::Loongarch64, &linux());
+        assert_eq!(vm.cmdline, "console=ttyS0,115200 fermata.name=linux1");
+        let vm = "kernel=mine".parse::<Written>().unwrap().resolve(0, Arch::Aarch64, &linux());
         assert_eq!((vm.name.as_str(), vm.initrd, vm.cmdline.as_str()), ("vm0", None, ""));
     }
 

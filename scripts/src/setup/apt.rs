@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::cache::{Cache, Lock, sha256};
-use super::deb::Package;
+use super::deb::{Package, Source};
 use super::process;
 use super::progress::Step;
 
@@ -48,6 +48,8 @@ pub(crate) enum Host<'a> {
     ThisMachine,
     /// Those of an architecture, to fetch and unpack.
     Foreign(&'a str),
+    /// No architecture's: source packages.
+    Source,
 }
 
 /// An apt with an index of its own.
@@ -164,16 +166,48 @@ impl Apt {
         Ok(file)
     }
 
+    /// The newest version of a source package that is of the series `major.minor`.
+    pub(crate) fn source(&self, name: &str, series: &str) -> Result<Option<Source>> {
+        // A name that is not there is an error of the program's.
+        let index = process::output(self.command("apt-cache").args(["showsrc", name])).unwrap_or_default();
+        let fits = |source: &Source| source.name == name && source.version.is_of_series(series);
+        let sources = Source::parse_all(&index).into_iter().filter(fits);
+        Ok(sources.max_by(|a, b| a.version.cmp(&b.version)))
+    }
+
+    /// Fetches the files of a source package into an empty folder and checks them against the index.
+    pub(crate) fn fetch_source(&self, source: &Source, folder: &Path) -> Result<()> {
+        let step = Step::new("Fetching", &format!("the source of {source}"));
+        let mut download = self.command("apt-get");
+        let which = format!("{}={}", source.name, source.version);
+        download.args(["-q", "source", "--download-only", &which]).current_dir(folder);
+        run(&mut download, &step).with_context(|| format!("the source of {source} could not be fetched"))?;
+        for (name, sum) in &source.files {
+            let found = sha256(&folder.join(name)).with_context(|| format!("apt-get fetched no {name}"))?;
+            ensure!(
+                found == *sum,
+                "{name} is not what the archive's index says: its SHA-256 is {found} and not {sum}"
+            );
+        }
+        Ok(())
+    }
+
     /// Installs a package on this machine: as root directly, else through sudo.
     pub(crate) fn install(&self, package: &Package, codename: &str) -> Result<()> {
+        let suite = package.version.is_backport().then(|| format!("{codename}-backports"));
+        let which = [format!("{}={}", package.name, package.version)];
+        self.install_all(&which, suite.as_deref(), &package.to_string())
+    }
+
+    /// Installs packages on this machine, preferably from a suite if one is given.
+    pub(crate) fn install_all(&self, which: &[String], suite: Option<&str>, what: &str) -> Result<()> {
         let mut arguments = vec!["-q".to_owned(), "-y".to_owned(), "--no-install-recommends".to_owned()];
         arguments.extend(["-o".to_owned(), "DPkg::Lock::Timeout=600".to_owned()]);
         // As root apt would leave root's files in the cache; what it installs it keeps where it always does.
         arguments.extend(["-o".to_owned(), "Dir::Cache::archives=/var/cache/apt/archives".to_owned()]);
-        if package.version.is_backport() {
-            arguments.extend(["-t".to_owned(), format!("{codename}-backports")]);
-        }
-        arguments.extend(["install".to_owned(), format!("{}={}", package.name, package.version)]);
+        arguments.extend(suite.into_iter().flat_map(|suite| ["-t".to_owned(), suite.to_owned()]));
+        arguments.push("install".to_owned());
+        arguments.extend_from_slice(which);
         let root = Root::take()?;
         // Without root it fails where there is something to report.
         if !root.command("dpkg").arg("--audit").output()?.stdout.is_empty() {
@@ -181,7 +215,7 @@ impl Apt {
             // It fails where a package has to be unpacked again; apt does that next, or says what is wrong.
             let _ = run(root.command("dpkg").args(["--configure", "-a"]), &step);
         }
-        let step = Step::new("Installing", &format!("{package} with apt"));
+        let step = Step::new("Installing", &format!("{what} with apt"));
         run(root.command("apt-get").arg("-c").arg(&self.config).args(STATUS).args(arguments), &step)?;
         Ok(())
     }
@@ -274,9 +308,14 @@ fn sources(uris: &str) -> Vec<(&str, &str)> {
 impl Archive {
     /// The deb822 text of a world's sources.
     fn stanzas(&self, world: &World<'_>, keyring: Option<&str>) -> String {
+        let (kind, target) = match world.host {
+            Host::Source => ("deb-src", "Sources"),
+            Host::ThisMachine | Host::Foreign(_) => ("deb", "Packages"),
+        };
         let stanza = |uri: &str, suites: &str| {
-            let mut text =
-                format!("Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nTargets: Packages\n");
+            let mut text = format!(
+                "Types: {kind}\nURIs: {uri}\nSuites: {suites}\nComponents: main\nTargets: {target}\n"
+            );
             if let Host::Foreign(arch) = world.host {
                 text += &format!("Architectures: {arch}\n");
             }
@@ -285,7 +324,12 @@ impl Archive {
             }
             text + "\n"
         };
-        let mut text = stanza(&self.main, &world.suites.join(" "));
+        let uri = match &self.security {
+            // Security updates of any release are in an archive of their own.
+            Some(security) if world.suites.iter().all(|suite| suite.ends_with("-security")) => security,
+            _ => &self.main,
+        };
+        let mut text = stanza(uri, &world.suites.join(" "));
         if let (Some(security), Host::ThisMachine) = (&self.security, world.host) {
             text += &stanza(security, &format!("{}-security", self.codename));
         }
@@ -353,6 +397,18 @@ mod tests {
         assert_eq!(progress("pmstatus:libfdt1:amd64:47.3684:Unpacking libfdt1"), Some(47.3684));
         assert_eq!(progress("Setting up libfdt1:amd64 (1.6.1-4) ..."), None);
         assert_eq!(progress("dlstatus:"), None);
+    }
+
+    #[test]
+    fn sources_come_from_the_archive_of_their_suite() {
+        let security = Some("http://m/s".to_owned());
+        let archive = Archive { codename: "bookworm".into(), main: "http://m/main".into(), security };
+        let text =
+            |suite: &str| archive.stanzas(&World { name: "x", suites: &[suite], host: Host::Source }, None);
+        let plain =
+            "Types: deb-src\nURIs: http://m/main\nSuites: trixie\nComponents: main\nTargets: Sources\n\n";
+        assert_eq!(text("trixie"), plain);
+        assert!(text("trixie-security").contains("URIs: http://m/s\nSuites: trixie-security\n"));
     }
 
     #[test]

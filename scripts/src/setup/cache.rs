@@ -38,6 +38,12 @@ impl Cache {
         Ok(Self { root: std::path::absolute(root)? })
     }
 
+    /// A cache in this folder, for tests.
+    #[cfg(test)]
+    pub(crate) fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
     /// The folder itself.
     pub(crate) fn root(&self) -> &Path {
         &self.root
@@ -189,7 +195,7 @@ mod tests {
 
     fn cache() -> (Scratch, Cache) {
         let scratch = Scratch::new(&std::env::temp_dir()).unwrap();
-        let cache = Cache { root: scratch.path().join("cache") };
+        let cache = Cache::at(scratch.path().join("cache"));
         (scratch, cache)
     }
 

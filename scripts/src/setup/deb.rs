@@ -48,6 +48,58 @@ impl fmt::Display for Package {
     }
 }
 
+/// A source package as an index describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its version.
+    pub(crate) version: Version,
+    /// Its files: name, and SHA-256 in hexadecimal.
+    pub(crate) files: Vec<(String, String)>,
+}
+
+impl Source {
+    /// Reads the stanzas of an index of sources; one that lacks a field we need is left out.
+    pub(crate) fn parse_all(index: &str) -> Vec<Self> {
+        index.split("\n\n").filter_map(Self::parse).collect()
+    }
+
+    fn parse(stanza: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let line = stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.map(|value| value.trim().to_owned())
+        };
+        // The list is on the lines after its name, each with a blank before it: hash, size, name.
+        let list = stanza.lines().skip_while(|line| !line.starts_with("Checksums-Sha256:")).skip(1);
+        let list = list.take_while(|line| line.starts_with(' '));
+        let files: Vec<_> = list
+            .filter_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+                [sum, _, name] if sum.len() == 64 => Some((name.to_owned(), sum.to_owned())),
+                _ => None,
+            })
+            .collect();
+        // What is unpacked is the file that describes the others.
+        files.iter().any(|(name, _)| name.ends_with(".dsc")).then_some(())?;
+        Some(Self { name: field("Package")?, version: Version::new(&field("Version")?), files })
+    }
+
+    /// The name of the file that describes the others.
+    pub(crate) fn description(&self) -> &str {
+        self.files
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .find(|name| name.ends_with(".dsc"))
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.version)
+    }
+}
+
 /// A package version: `[epoch:]upstream[-revision]`, ordered as Debian Policy 5.6.12 says.
 #[derive(Clone, Debug)]
 pub(crate) struct Version(String);
@@ -227,6 +279,21 @@ mod tests {
         assert_eq!(packages[0].to_string(), "busybox-static 1:1.35.0-4+b1");
     }
 
+    #[test]
+    fn sources_are_read_with_their_files() {
+        let [one, two] = ["1", "2"].map(|digit| digit.repeat(64));
+        let index = format!(
+            "Package: qemu\nBinary: qemu-system, a\nVersion: 1:10.0.13+ds-0+deb13u1\nFiles:\n 00 7 qemu.dsc\n\
+             Checksums-Sha256:\n {one} 12462 qemu.dsc\n {two} 40010016 qemu.orig.tar.xz\nHomepage: x\n\n\
+             Package: qemu\nVersion: 2\nChecksums-Sha256:\n {two} 1 only.tar.xz\n\nPackage: none\n"
+        );
+        let sources = Source::parse_all(&index);
+        let [qemu] = sources.as_slice() else { panic!("{sources:?}") };
+        assert_eq!(qemu.to_string(), "qemu 1:10.0.13+ds-0+deb13u1");
+        assert_eq!(qemu.files, [("qemu.dsc".into(), one), ("qemu.orig.tar.xz".into(), two)]);
+        assert_eq!(qemu.description(), "qemu.dsc");
+    }
+
     proptest! {
         #[test]
         fn the_order_is_total(a in "[0-9a-z.+~:-]{0,12}", b in "[0-9a-z.+~:-]{0,12}", c in "[0-9a-z.+~:-]{0,12}") {
@@ -249,6 +316,7 @@ mod tests {
         #[test]
         fn any_text_is_read_without_panic(index in "(?s).{0,200}") {
             let _ = Package::parse_all(&index);
+            let _ = Source::parse_all(&index);
         }
     }
 }

@@ -13,18 +13,27 @@ use super::deb::{Package, Version};
 use super::progress::Step;
 use super::{Debian, State};
 use crate::arch::Arch;
+use crate::zboot;
 
 /// The userland's package.
 const BUSYBOX: &str = "busybox-static";
 
-/// Where the packages of an architecture are.
+/// Where the packages of an architecture are, and what is in them.
 struct Recipe {
     /// Debian's name of the architecture.
     arch: &'static str,
-    /// How the names of kernel packages begin and end.
+    /// How the names of kernel packages begin and end; between is the kernel's release.
     kernel: (&'static str, &'static str),
+    /// What they begin with before the release.
+    stem: &'static str,
     /// The kernel series that is tested.
     series: &'static str,
+    /// Where the kernel is in its package, with `RELEASE` for its release.
+    file: &'static str,
+    /// What the kernel is, and how that is seen: bytes and where they are in it.
+    image: (&'static str, usize, [u8; 4]),
+    /// The machine of its programs (ELF, `e_machine`).
+    machine: u16,
     /// Groups of suites; the first that has both packages is taken.
     suites: &'static [&'static [&'static str]],
 }
@@ -34,14 +43,33 @@ struct Recipe {
 const AARCH64: Recipe = Recipe {
     arch: "arm64",
     kernel: ("linux-image-6.12", "-cloud-arm64"),
+    stem: "linux-image-",
     series: "6.12",
+    file: "boot/vmlinuz-RELEASE",
+    // Linux, Documentation/arch/arm64/booting.rst.
+    image: ("a raw arm64 Image", 56, *b"ARM\x64"),
+    machine: 183,
     suites: &[&["bookworm", "bookworm-backports"], &["trixie"]],
 };
 
-fn recipe(arch: Arch) -> Result<&'static Recipe> {
+/// The one kernel there is, packed as EFI zboot. No suite is released for this architecture yet, so the newest of the
+/// major version is taken: point releases and series go from there.
+const LOONGARCH64: Recipe = Recipe {
+    arch: "loong64",
+    kernel: ("linux-binary-7.", "-loong64"),
+    stem: "linux-binary-",
+    series: "7",
+    file: "usr/lib/modules/RELEASE/vmlinuz",
+    // Linux, Documentation/arch/loongarch/booting.rst: 0x818223cd.
+    image: ("a raw LoongArch Image", 56, [0xcd, 0x23, 0x82, 0x81]),
+    machine: 258,
+    suites: &[&["forky"], &["sid"]],
+};
+
+const fn recipe(arch: Arch) -> &'static Recipe {
     match arch {
-        Arch::Aarch64 => Ok(&AARCH64),
-        Arch::Loongarch64 => bail!("there are no Linux guests for {arch} yet"),
+        Arch::Aarch64 => &AARCH64,
+        Arch::Loongarch64 => &LOONGARCH64,
     }
 }
 
@@ -49,12 +77,9 @@ fn recipe(arch: Arch) -> Result<&'static Recipe> {
 pub(crate) fn find(cache: &Cache, arch: Arch) -> State<Debian> {
     let missing = |why: String| State::Missing {
         why,
-        then: format!("fetch Debian's cloud kernel and {BUSYBOX} into {}", cache.root().display()),
+        then: format!("fetch Debian's kernel and {BUSYBOX} for {arch} into {}", cache.root().display()),
     };
-    let recipe = match recipe(arch) {
-        Ok(recipe) => recipe,
-        Err(error) => return missing(error.to_string()),
-    };
+    let recipe = recipe(arch);
     let kernel = newest(cache, recipe, recipe.kernel.0);
     let busybox = newest(cache, recipe, BUSYBOX);
     match (kernel, busybox) {
@@ -79,21 +104,21 @@ pub(crate) fn install(cache: &Cache, lock: &Lock, arch: Arch) -> Result<()> {
     let remedy = "the Linux guests' kernel and userland are missing and could not be fetched from Debian's archive. \
                   Run this on a Debian with network access and take its cache folder (FERMATA_CACHE) along, or name \
                   files of your own with --vm kernel=PATH,initrd=PATH";
-    fetch(cache, lock, recipe(arch)?).context(remedy)
+    fetch(cache, lock, recipe(arch)).context(remedy)
 }
 
 fn fetch(cache: &Cache, lock: &Lock, recipe: &Recipe) -> Result<()> {
     let archive = Archive::of_this_machine(cache, lock)?;
     let (apt, kernel, busybox) = resolve(cache, &archive, recipe)?;
+    let part = |package, files, name, check| Part { package, files, name, check, recipe };
     if newest(cache, recipe, recipe.kernel.0).is_none() {
-        let release = kernel.name.strip_prefix("linux-image-").context("not a kernel's name")?;
-        let member = format!("vmlinuz-{release}");
-        let part = Part { package: &kernel, member: &member, name: "Image", check: check_image };
-        part.install(cache, lock, &apt, &kind(recipe))?;
+        let release = kernel.name.strip_prefix(recipe.stem).context("not a kernel's name")?;
+        let files = vec![recipe.file.replace("RELEASE", release)];
+        part(&kernel, files, "Image", check_image as Check).install(cache, lock, &apt)?;
     }
     if newest(cache, recipe, BUSYBOX).is_none() {
-        let part = Part { package: &busybox, member: "busybox", name: "busybox", check: check_program };
-        part.install(cache, lock, &apt, &kind(recipe))?;
+        let files = ["bin/busybox", "usr/bin/busybox"].map(String::from).to_vec();
+        part(&busybox, files, "busybox", check_program).install(cache, lock, &apt)?;
     }
     Ok(())
 }
@@ -144,48 +169,63 @@ fn choose(packages: Vec<Package>, series: Option<&str>) -> Option<Package> {
     packages.into_iter().filter(fits).max_by(|a, b| a.version.cmp(&b.version))
 }
 
+/// Refuses what is not what we expect.
+type Check = fn(&Recipe, &Path) -> Result<()>;
+
 /// A file to take out of a package.
 struct Part<'a> {
     package: &'a Package,
-    /// Its name in the package, in whatever folder.
-    member: &'a str,
+    /// Where it may be in the package: places moved between releases.
+    files: Vec<String>,
     /// Its name in the cache entry.
     name: &'a str,
-    /// Refuses what is not what we expect.
-    check: fn(&Path) -> Result<()>,
+    check: Check,
+    recipe: &'a Recipe,
 }
 
 impl Part<'_> {
-    fn install(&self, cache: &Cache, lock: &Lock, apt: &Apt, kind: &str) -> Result<()> {
+    fn install(&self, cache: &Cache, lock: &Lock, apt: &Apt) -> Result<()> {
         let scratch = cache.scratch(lock)?;
-        let file = apt.fetch(self.package, scratch.path())?;
+        let package = apt.fetch(self.package, scratch.path())?;
         let step = Step::new("Unpacking", &self.package.to_string());
         let files = scratch.folder("files")?;
-        extract(&file, self.member, &scratch, &files.join(self.name))?;
-        (self.check)(&files.join(self.name))
+        let file = files.join(self.name);
+        self.extract(&package, &scratch, &file)?;
+        unpack(&file)
+            .and_then(|()| (self.check)(self.recipe, &file))
             .with_context(|| format!("{} is not as it used to be", self.package))?;
-        cache.publish(lock, &files, kind, &self.package.entry_name())?;
+        cache.publish(lock, &files, &kind(self.recipe), &self.package.entry_name())?;
         drop(step);
+        Ok(())
+    }
+
+    /// Takes the file out of a package, without unpacking the rest.
+    fn extract(&self, package: &Path, scratch: &Scratch, to: &Path) -> Result<()> {
+        let folder = scratch.folder("unpacked")?;
+        let name = self.files.first().and_then(|file| file.rsplit('/').next()).unwrap_or_default();
+        let mut dpkg =
+            Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).stdout(Stdio::piped()).spawn()?;
+        let archive = dpkg.stdout.take().expect("was piped above");
+        let tar = Command::new("tar")
+            .args(["-x", "--wildcards", "--no-same-owner", "-C"])
+            .arg(&folder)
+            .arg(format!("*/{name}"))
+            .stdin(archive)
+            .status()?;
+        ensure!(dpkg.wait()?.success() && tar.success(), "{} could not be unpacked", package.display());
+        let mut places = self.files.iter().map(|file| folder.join(file));
+        let found = places.find(|path| path.symlink_metadata().is_ok_and(|data| data.is_file()));
+        fs::rename(found.with_context(|| format!("there is no {} in it", self.files.join(" or ")))?, to)?;
         Ok(())
     }
 }
 
-/// Takes the regular file called `member` out of a package, without unpacking the rest.
-fn extract(deb: &Path, member: &str, scratch: &Scratch, to: &Path) -> Result<()> {
-    let folder = scratch.folder("unpacked")?;
-    let mut dpkg = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(deb).stdout(Stdio::piped()).spawn()?;
-    let archive = dpkg.stdout.take().expect("was piped above");
-    // The names are in folders that moved between releases: /bin, /usr/bin, /boot.
-    let tar = Command::new("tar")
-        .args(["-x", "--wildcards", "--no-same-owner", "-C"])
-        .arg(&folder)
-        .arg(format!("*/{member}"))
-        .stdin(archive)
-        .status()?;
-    ensure!(dpkg.wait()?.success() && tar.success(), "{} could not be unpacked", deb.display());
-    let found = ["boot", "bin", "usr/bin"].map(|place| folder.join(place).join(member));
-    let found = found.iter().find(|path| path.symlink_metadata().is_ok_and(|data| data.is_file()));
-    fs::rename(found.with_context(|| format!("there is no {member} in it"))?, to)?;
+/// Unpacks a kernel that is packed as EFI zboot; leaves any other file as it is.
+fn unpack(path: &Path) -> Result<()> {
+    let file = fs::read(path)?;
+    if zboot::is_zboot(&file) {
+        fs::write(path, zboot::unpack(&file)?)?;
+    }
     Ok(())
 }
 
@@ -196,17 +236,21 @@ fn head<const N: usize>(path: &Path) -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// Accepts a raw arm64 `Image`, by its magic number (Linux, Documentation/arch/arm64/booting.rst).
-fn check_image(path: &Path) -> Result<()> {
-    let header = head::<64>(path)?;
-    ensure!(&header[56..60] == b"ARM\x64", "its kernel is no raw arm64 Image");
+/// Accepts the architecture's raw kernel image, by its magic number.
+fn check_image(recipe: &Recipe, path: &Path) -> Result<()> {
+    let (what, at, magic) = recipe.image;
+    ensure!(head::<64>(path)?[at..at + 4] == magic, "its kernel is not {what}");
     Ok(())
 }
 
-/// Accepts an ELF program for AArch64 (`EM_AARCH64`, 183).
-fn check_program(path: &Path) -> Result<()> {
+/// Accepts a program for the architecture.
+fn check_program(recipe: &Recipe, path: &Path) -> Result<()> {
     let header = head::<20>(path)?;
-    ensure!(header.starts_with(b"\x7fELF") && header[18..] == [183, 0], "its busybox is no AArch64 program");
+    ensure!(
+        header.starts_with(b"\x7fELF") && header[18..] == recipe.machine.to_le_bytes(),
+        "its busybox is no program for {}",
+        recipe.arch
+    );
     Ok(())
 }
 
@@ -231,17 +275,33 @@ mod tests {
     fn only_what_it_says_it_is_is_accepted() {
         let scratch = Scratch::new(&std::env::temp_dir()).unwrap();
         let file = scratch.path().join("file");
-        let mut image = [0_u8; 64];
-        fs::write(&file, image).unwrap();
-        assert!(check_image(&file).is_err() && check_program(&file).is_err());
-        image[56..60].copy_from_slice(b"ARM\x64");
-        fs::write(&file, image).unwrap();
-        check_image(&file).unwrap();
-        image[..4].copy_from_slice(b"\x7fELF");
-        image[18] = 183;
-        fs::write(&file, image).unwrap();
-        check_program(&file).unwrap();
-        fs::write(&file, "short").unwrap();
-        assert!(check_image(&file).is_err() && check_program(&file).is_err());
+        let both = [(Arch::Aarch64, 183_u16, b"ARM\x64"), (Arch::Loongarch64, 258, b"\xcd\x23\x82\x81")];
+        for (arch, machine, magic) in both {
+            let refused =
+                || check_image(recipe(arch), &file).is_err() && check_program(recipe(arch), &file).is_err();
+            let mut image = [0_u8; 64];
+            fs::write(&file, image).unwrap();
+            assert!(refused());
+            image[56..60].copy_from_slice(magic);
+            fs::write(&file, image).unwrap();
+            check_image(recipe(arch), &file).unwrap();
+            image[..4].copy_from_slice(b"\x7fELF");
+            image[18..20].copy_from_slice(&machine.to_le_bytes());
+            fs::write(&file, image).unwrap();
+            check_program(recipe(arch), &file).unwrap();
+            fs::write(&file, "short").unwrap();
+            assert!(refused());
+        }
+    }
+
+    #[test]
+    fn a_packed_kernel_is_unpacked_and_another_file_left_alone() {
+        let scratch = Scratch::new(&std::env::temp_dir()).unwrap();
+        let file = scratch.path().join("vmlinuz");
+        fs::write(&file, zboot::tests::zboot(b"kernel")).unwrap();
+        unpack(&file).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"kernel");
+        unpack(&file).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"kernel");
     }
 }

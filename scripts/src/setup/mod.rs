@@ -9,6 +9,7 @@ mod deb;
 mod debian;
 mod emulator;
 pub(crate) mod initramfs;
+mod lvz;
 mod process;
 mod progress;
 mod target;
@@ -22,18 +23,19 @@ use anyhow::{Context, Result, bail};
 
 use self::cache::{Cache, Lock};
 use crate::Command;
-use crate::arch::Arch;
+use crate::arch::{Arch, Emulator};
 
 /// `cargo xtask setup`.
 pub(crate) const COMMAND: Command = Command {
     name: "setup",
     summary: "install what is needed: emulator, Rust targets, guest kernel and userland",
     help: "\
-cargo xtask setup [--check | --initramfs FILE]
+cargo xtask setup [--check | --initramfs FILE [--arch A]]
 
 Installs and fetches what `run`, `test` and `bench` need, as these do by themselves:
-  the emulator           QEMU 10.0 or newer: the one on the PATH, else Debian's from backports, with apt (as root
-                         directly, else through sudo)
+  the emulators          QEMU 10.0 or newer: the one on the PATH, else Debian's from backports, with apt (as root
+                         directly, else through sudo); for guests on LoongArch a QEMU with its virtualisation
+                         extension, built from Debian's source and our patch (scripts/qemu-lvz): five minutes, once
   the Rust targets       with rustup, else built from the library's source
   the Linux guests       kernel and busybox from Debian packages, checked, kept in the cache
 What is there already is left as it is and needs no network.
@@ -41,6 +43,7 @@ What is there already is left as it is and needs no network.
   --check                only report: nothing is changed; exits with 1 if something is missing
   --initramfs FILE       write the guests' initramfs to FILE, to boot it elsewhere; its kernel command line may say
                          fermata.name=NAME, and fermata.run=CMD (with + for blanks) to run CMD and power off
+  --arch A               the architecture it is for, aarch64 or loongarch64 (aarch64)
 
 The cache is $FERMATA_CACHE, else fermata in $XDG_CACHE_HOME or in ~/.cache. Remove it to fetch newer versions.
 ",
@@ -51,7 +54,7 @@ The cache is $FERMATA_CACHE, else fermata in $XDG_CACHE_HOME or in ~/.cache. Rem
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// QEMU for the architecture.
-    Emulator(Arch),
+    Emulator(Arch, Emulator),
     /// The bare-metal Rust target.
     Target(Arch),
     /// Debian's kernel and its static busybox, for Linux guests.
@@ -60,17 +63,21 @@ pub(crate) enum Need {
 
 impl Need {
     /// Everything the project can use today.
-    pub(crate) const ALL: [Self; 4] = [
-        Self::Emulator(Arch::Aarch64),
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Emulator(Arch::Aarch64, Emulator::Stock),
+        Self::Emulator(Arch::Loongarch64, Emulator::Stock),
+        Self::Emulator(Arch::Loongarch64, Emulator::Lvz),
         Self::Target(Arch::Aarch64),
         Self::Target(Arch::Loongarch64),
         Self::Debian(Arch::Aarch64),
+        Self::Debian(Arch::Loongarch64),
     ];
 
     /// Puts it where [`Tools::find`] finds it.
     fn install(self, cache: &Cache, lock: &Lock) -> Result<()> {
         match self {
-            Self::Emulator(arch) => emulator::install(cache, lock, arch),
+            Self::Emulator(arch, Emulator::Stock) => emulator::install(cache, lock, arch),
+            Self::Emulator(_, Emulator::Lvz) => lvz::install(cache, lock),
             Self::Target(arch) => target::install(cache, lock, arch),
             Self::Debian(arch) => debian::install(cache, lock, arch),
         }
@@ -97,10 +104,10 @@ enum State<T> {
 
 /// A [`State`] without the item, to report.
 impl<T> State<T> {
-    fn keep(self, items: &mut Vec<(Arch, T)>, arch: Arch) -> State<()> {
+    fn keep<K>(self, items: &mut Vec<(K, T)>, key: K) -> State<()> {
         match self {
             Self::Present { item, label } => {
-                items.push((arch, item));
+                items.push((key, item));
                 State::Present { item: (), label }
             }
             Self::Missing { why, then } => State::Missing { why, then },
@@ -122,14 +129,14 @@ impl fmt::Display for State<()> {
 /// Asking for what was not a [`Need`] of the call to [`ensure`] is a bug of the caller and panics.
 #[derive(Debug, Default)]
 pub(crate) struct Tools {
-    emulators: Vec<(Arch, PathBuf)>,
+    emulators: Vec<((Arch, Emulator), PathBuf)>,
     debian: Vec<(Arch, Debian)>,
 }
 
 /// A Linux guest's parts, from Debian packages.
 #[derive(Clone, Debug)]
 pub(crate) struct Debian {
-    /// The kernel: on AArch64 a raw `Image`.
+    /// The kernel: a raw `Image`.
     pub(crate) kernel: PathBuf,
     /// A static busybox.
     pub(crate) busybox: PathBuf,
@@ -139,8 +146,8 @@ pub(crate) struct Debian {
 
 impl Tools {
     /// The emulator's program.
-    pub(crate) fn emulator(&self, arch: Arch) -> &Path {
-        pick(&self.emulators, arch).as_path()
+    pub(crate) fn emulator(&self, arch: Arch, emulator: Emulator) -> &Path {
+        pick(&self.emulators, (arch, emulator)).as_path()
     }
 
     /// The parts of a Linux guest.
@@ -159,16 +166,21 @@ impl Tools {
     /// Looks for something, and remembers where it is.
     fn find(&mut self, cache: &Cache, need: Need) -> State<()> {
         match need {
-            Need::Emulator(arch) => emulator::find(arch).keep(&mut self.emulators, arch),
+            Need::Emulator(arch, Emulator::Stock) => {
+                emulator::find(arch).keep(&mut self.emulators, (arch, Emulator::Stock))
+            }
+            Need::Emulator(arch, Emulator::Lvz) => {
+                lvz::find(cache).keep(&mut self.emulators, (arch, Emulator::Lvz))
+            }
             Need::Target(arch) => target::find(arch),
             Need::Debian(arch) => debian::find(cache, arch).keep(&mut self.debian, arch),
         }
     }
 }
 
-/// The item of an architecture.
-fn pick<T>(items: &[(Arch, T)], arch: Arch) -> &T {
-    &items.iter().find(|item| item.0 == arch).expect("asked for without being a need").1
+/// The item of a key.
+fn pick<K: PartialEq, T>(items: &[(K, T)], key: K) -> &T {
+    &items.iter().find(|item| item.0 == key).expect("asked for without being a need").1
 }
 
 /// Provides everything in `needs`, installing and fetching what is missing.
@@ -210,16 +222,16 @@ fn provide(needs: &[Need]) -> Result<(Tools, Vec<State<()>>)> {
 
 /// Runs `cargo xtask setup`.
 fn command(mut arguments: lexopt::Parser) -> Result<ExitCode> {
-    let (mut check, mut file) = (false, None);
+    let (mut check, mut file, mut arch) = (false, None, Arch::Aarch64);
     while let Some(argument) = arguments.next()? {
         match argument {
             lexopt::Arg::Long("check") => check = true,
             lexopt::Arg::Long("initramfs") => file = Some(PathBuf::from(arguments.value()?)),
+            lexopt::Arg::Long("arch") => arch = arguments.value()?.to_string_lossy().parse()?,
             other => return Err(other.unexpected().into()),
         }
     }
     if let Some(file) = file {
-        let arch = Arch::Aarch64;
         let archive = ensure(&[Need::Debian(arch)])?.initramfs(arch, &[])?;
         fs::write(&file, archive).with_context(|| format!("{} cannot be written", file.display()))?;
         return Ok(ExitCode::SUCCESS);

@@ -5,15 +5,16 @@ mod sabotage;
 mod stanza;
 mod steps;
 
-use crate::arch::Arch;
+use crate::arch::{Arch, Emulator};
 use crate::bench;
 use crate::lab::{Job, Lab, Stock};
+use crate::payload;
 use crate::run::watch::console_names;
 use crate::workspace::Workspace;
 use crate::{Command, setup};
 use anyhow::{Context, Result};
 use judge::Judge;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -92,7 +93,7 @@ fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
 struct Suite {
     steps: Vec<&'static steps::Step>,
     tests: Vec<stanza::Test>,
-    bench: bool,
+    bench: Vec<Arch>,
 }
 
 impl Suite {
@@ -102,58 +103,81 @@ impl Suite {
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let mut tests = stanza::parse(&text).with_context(|| TESTS)?;
         let mut steps: Vec<_> = steps::steps(workspace).collect();
-        let all: Vec<String> =
-            steps.iter().map(|s| s.name.to_string()).chain(tests.iter().map(|t| t.name.clone())).collect();
+        let names = steps.iter().map(|s| s.name.to_string()).chain(tests.iter().map(|t| t.name.clone()));
+        let all: Vec<String> = names.chain(bench::ARCHS.iter().map(|arch| bench_name(*arch))).collect();
         let chosen = |name: &str| is_chosen(name, filters, &all);
         steps.retain(|step| chosen(step.name));
         tests.retain(|test| chosen(&test.name));
-        Ok(Self { steps, tests, bench: chosen(bench::COMMAND.name) })
+        let bench = bench::ARCHS.into_iter().filter(|arch| chosen(&bench_name(*arch))).collect();
+        Ok(Self { steps, tests, bench })
     }
 
     /// Names the tests in the order they run.
-    fn names(&self) -> Vec<&str> {
-        let steps = self.steps.iter().map(|step| step.name);
-        let bench = self.bench.then_some(bench::COMMAND.name);
-        steps.chain(self.tests.iter().map(|test| test.name.as_str())).chain(bench).collect()
+    fn names(&self) -> Vec<String> {
+        let steps = self.steps.iter().map(|step| step.name.to_string());
+        let bench = self.bench.iter().map(|arch| bench_name(*arch));
+        steps.chain(self.tests.iter().map(|test| test.name.clone())).chain(bench).collect()
     }
 
-    /// Runs what boots Fermata. If it does not build, that is one failure, and nothing boots.
+    /// Runs what boots Fermata.
     fn boot(&self, workspace: &Workspace, score: &Score) {
-        if self.tests.is_empty() && !self.bench {
-            return;
-        }
-        let debian = self.tests.iter().any(stanza::Test::wants_debian);
-        let stock = if debian { Stock::Debian } else { Stock::Bare };
-        let mut lab = None;
-        score.judge("build", |_| {
-            lab = Some(Lab::open(workspace.clone(), Arch::Aarch64, stock)?);
-            Ok(())
-        });
-        let Some(lab) = lab else { return };
-        let (alone, together): (Vec<_>, Vec<_>) = self.tests.iter().partition(|test| test.alone);
+        let labs: BTreeMap<Arch, Lab> = Arch::ALL
+            .into_iter()
+            .filter_map(|arch| Some((arch, self.open_lab(workspace, arch, score)?)))
+            .collect();
+        let with_lab = |test: &'_ &stanza::Test| labs.contains_key(&test.machine.board.arch);
+        let lab = |test: &stanza::Test| &labs[&test.machine.board.arch];
+        let (alone, together): (Vec<_>, Vec<_>) =
+            self.tests.iter().filter(with_lab).partition(|test| test.alone);
         let queue = Mutex::new(together.into_iter().collect::<VecDeque<_>>());
         let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
         std::thread::scope(|scope| {
             for _ in 0..AT_ONCE {
                 scope.spawn(|| {
                     while let Some(test) = next() {
-                        score.judge(&test.name, |log| boot_one(&lab, test, log));
+                        score.judge(&test.name, |log| boot_one(lab(test), test, log));
                     }
                 });
             }
         });
         for test in alone {
-            score.judge(&test.name, |log| boot_one(&lab, test, log));
+            score.judge(&test.name, |log| boot_one(lab(test), test, log));
         }
-        if self.bench {
-            score.judge(bench::COMMAND.name, |log| bench::check(&lab, log));
+        for (arch, lab) in labs.iter().filter(|(arch, _)| self.bench.contains(arch)) {
+            score.judge(&bench_name(*arch), |log| bench::check(lab, log));
         }
     }
+
+    /// Builds what an architecture's tests need. If it does not build, that is one failure, and none of them runs.
+    fn open_lab(&self, workspace: &Workspace, arch: Arch, score: &Score) -> Option<Lab> {
+        let tests = || self.tests.iter().filter(|test| test.machine.board.arch == arch);
+        let benched = self.bench.contains(&arch);
+        if tests().next().is_none() && !benched {
+            return None;
+        }
+        let stock = if tests().any(stanza::Test::wants_debian) { Stock::Debian } else { Stock::Bare };
+        let mut emulators: BTreeSet<Emulator> = tests().map(|test| test.machine.emulator).collect();
+        let mut lab = None;
+        score.judge(&format!("build-{arch}"), |_| {
+            if benched {
+                emulators.insert(bench::machine(arch)?.emulator);
+            }
+            lab = Some(Lab::open(workspace.clone(), arch, &emulators, stock)?);
+            Ok(())
+        });
+        lab
+    }
+}
+
+/// Names the measurements of an architecture among the tests.
+fn bench_name(arch: Arch) -> String {
+    let name = bench::COMMAND.name;
+    if arch == Arch::Aarch64 { name.to_string() } else { format!("{name}-{arch}") }
 }
 
 /// Tells whether the filters leave a test. A filter that is the whole name of some test means no other.
 fn is_chosen(name: &str, filters: &[String], all: &[String]) -> bool {
-    let exact = |filter: &String| all.contains(filter) || filter == bench::COMMAND.name;
+    let exact = |filter: &String| all.contains(filter);
     let one = |filter: &String| if exact(filter) { filter == name } else { name.contains(filter.as_str()) };
     filters.is_empty() || filters.iter().any(one)
 }
@@ -165,6 +189,10 @@ impl stanza::Files for Lab {
 
     fn linux(&self) -> &crate::run::vm::Linux {
         &self.linux
+    }
+
+    fn kernel(&self, path: &Path) -> Result<PathBuf> {
+        payload::ready(&self.workspace, &stanza::Files::source(self, path))
     }
 
     fn source(&self, path: &Path) -> PathBuf {
@@ -273,7 +301,7 @@ mod tests {
         let workspace = Workspace::find();
         if workspace.source(TESTS).exists() {
             let suite = Suite::read(&workspace, &[]).unwrap();
-            assert!(suite.bench && suite.steps.len() >= 4 && !suite.tests.is_empty());
+            assert!(suite.bench == bench::ARCHS && suite.steps.len() >= 4 && !suite.tests.is_empty());
         }
     }
 }

@@ -4,6 +4,8 @@
 //! [[test]]
 //! name = "fp-torture"              # also the name of the log
 //! cpu = ["max", "cortex-a53"]      # one test for each; a single string or nothing (the board's own) is one test
+//! arch = ["aarch64"]               # one test for each, aarch64 where nothing is given; `-loongarch64` is added to names
+//! emulator = "stock"               # for loongarch64: the QEMU without LVZ
 //! policies = ["eager", "hold"]     # one test for each: the FP policy of guests that name none
 //! board = "virt"
 //! cpus = 2                         # physical
@@ -14,7 +16,7 @@
 //! bootargs = "trace=on"            # more of Fermata's command line
 //! guests = [
 //!     { guest = "fp-torture", name = "a", cpus = 2, memory = "32M", fp = "hold", affinity = [0], args = "seed=1" },
-//!     { linux = true, name = "b", cmdline_extra = "fermata.run=uname" },
+//!     { linux = true, name = "b", fp_units = "fpu+lsx", cmdline_extra = "fermata.run=uname" },
 //!     { kernel = "some/file", initrd = "other/file" },     # paths from the root of the workspace
 //! ]
 //! expect = ["[a] ok fp-torture"]   # each must be part of some line of that console; without `[name] `, of any. Text
@@ -37,7 +39,7 @@ use super::sabotage::Sabotage;
 use crate::arch::Arch;
 use crate::run::layout;
 use crate::run::machine::{Board, Machine};
-use crate::run::units::{Cpus, Memory};
+use crate::run::units::{Cpus, FpUnits, Memory};
 use crate::run::vm::{Linux, Policy, Vm, linux_cmdline};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -72,11 +74,22 @@ enum OneOrMore {
     More(Vec<String>),
 }
 
+impl OneOrMore {
+    fn list(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::More(more) => more,
+        }
+    }
+}
+
 /// A table of the file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stanza {
     name: String,
+    arch: Option<OneOrMore>,
+    emulator: Option<String>,
     board: Option<String>,
     cpu: Option<OneOrMore>,
     policies: Option<Vec<Policy>>,
@@ -116,6 +129,7 @@ struct Guest {
     cpus: Option<u32>,
     memory: Option<Memory>,
     fp: Option<Policy>,
+    fp_units: Option<FpUnits>,
     affinity: Option<Cpus>,
     weight: Option<u32>,
     args: Option<String>,
@@ -184,13 +198,28 @@ fn expand(stanza: Stanza) -> Result<Vec<Test>> {
         stanza.name.chars().all(good) && !stanza.name.is_empty(),
         "a name is of letters, digits, `-`, `_` and `.`"
     );
-    let board = Board::find(Arch::Aarch64, stanza.board.as_deref())?;
-    let several = matches!(stanza.cpu, Some(OneOrMore::More(_)));
-    let models = match &stanza.cpu {
-        None => vec![board.cpu.to_string()],
-        Some(OneOrMore::One(model)) => vec![model.clone()],
-        Some(OneOrMore::More(models)) => models.clone(),
+    let archs = match &stanza.arch {
+        None => vec![Arch::Aarch64],
+        Some(names) => names.list().iter().map(|name| name.parse()).collect::<Result<_>>()?,
     };
+    ensure!(
+        stanza.cpu.is_none() || archs.len() == 1,
+        "key `cpu`: a CPU model is of one architecture, and `arch` names {}",
+        archs.len()
+    );
+    let mut tests = Vec::new();
+    for arch in archs {
+        tests.extend(expand_for(&stanza, arch)?);
+    }
+    Ok(tests)
+}
+
+/// Makes the tests of a stanza for one architecture.
+fn expand_for(stanza: &Stanza, arch: Arch) -> Result<Vec<Test>> {
+    let emulator = stanza.emulator.as_deref().map(str::parse).transpose()?;
+    let default = Machine::new(Board::find(arch, stanza.board.as_deref())?, emulator)?;
+    let several = matches!(stanza.cpu, Some(OneOrMore::More(_)));
+    let models = stanza.cpu.as_ref().map_or_else(|| vec![default.cpu.clone()], |cpu| cpu.list().to_vec());
     let policies = match &stanza.policies {
         Some(policies) => policies.iter().copied().map(Some).collect(),
         None => vec![None],
@@ -200,9 +229,10 @@ fn expand(stanza: Stanza) -> Result<Vec<Test>> {
         for &policy in &policies {
             let suffix = |text: Option<String>| text.map_or_else(String::new, |text| format!("-{text}"));
             let model_suffix = suffix(several.then(|| model.split(',').next().unwrap_or(model).to_string()));
-            let name =
-                format!("{}{model_suffix}{}", stanza.name, suffix(policy.map(|policy| policy.to_string())));
-            tests.push(one(&stanza, name, board, model, policy)?);
+            let arch_suffix = suffix((arch != Arch::Aarch64).then(|| arch.to_string()));
+            let policy_suffix = suffix(policy.map(|policy| policy.to_string()));
+            let name = format!("{}{model_suffix}{policy_suffix}{arch_suffix}", stanza.name);
+            tests.push(one(stanza, name, &default, model, policy)?);
         }
     }
     Ok(tests)
@@ -212,7 +242,7 @@ fn expand(stanza: Stanza) -> Result<Vec<Test>> {
 fn one(
     stanza: &Stanza,
     name: String,
-    board: &'static Board,
+    default: &Machine,
     model: &str,
     policy: Option<Policy>,
 ) -> Result<Test> {
@@ -228,11 +258,11 @@ fn one(
         ensure!(ways == 1, "a guest is one of guest = NAME, linux = true, kernel = PATH");
     }
     let machine = Machine {
-        board,
         cpu: model.to_string(),
-        cpus: stanza.cpus.unwrap_or(2),
+        cpus: stanza.cpus.unwrap_or(default.cpus),
         memory: stanza.memory.unwrap_or(Memory(1 << 30)),
         extra: stanza.qemu.iter().map(Into::into).collect(),
+        ..default.clone()
     };
     Ok(Test {
         name,
@@ -257,6 +287,8 @@ pub(crate) trait Files {
     fn guest(&self, name: &str) -> Result<PathBuf>;
     /// Returns Debian's parts.
     fn linux(&self) -> &Linux;
+    /// Returns a kernel in the source tree as Fermata takes it.
+    fn kernel(&self, path: &std::path::Path) -> Result<PathBuf>;
     /// Returns a path in the source tree.
     fn source(&self, path: &std::path::Path) -> PathBuf;
 }
@@ -279,13 +311,13 @@ impl Test {
                 vm.name = format!("{}{index}", vm.name);
             }
             if guest.linux {
-                vm.cmdline =
-                    format!("{} {}", linux_cmdline(&vm.name), guest.cmdline_extra).trim_end().to_string();
+                let own = linux_cmdline(self.machine.board.arch, &vm.name);
+                vm.cmdline = format!("{own} {}", guest.cmdline_extra).trim_end().to_string();
             }
             vms.push(vm);
         }
         if !self.unchecked {
-            layout::check(&vms, self.machine.cpus, self.machine.memory)?;
+            layout::check(&vms, &self.machine)?;
         }
         Ok(vms)
     }
@@ -294,7 +326,7 @@ impl Test {
     fn vm(&self, guest: &Guest, files: &impl Files) -> Result<Vm> {
         let (stem, kernel) = match (&guest.guest, &guest.kernel) {
             (Some(name), _) => (name.as_str(), files.guest(name)?),
-            (None, Some(path)) => ("vm", files.source(path)),
+            (None, Some(path)) => ("vm", files.kernel(path)?),
             (None, None) if guest.linux => ("linux", files.linux().kernel.clone()),
             (None, None) => bail!("a guest without a kernel"),
         };
@@ -307,6 +339,7 @@ impl Test {
             cpus: guest.cpus.unwrap_or(if guest.linux { 2 } else { 1 }),
             memory: guest.memory.unwrap_or(Memory(if guest.linux { 256 << 20 } else { 32 << 20 })),
             fp: guest.fp.or(self.policy).unwrap_or_default(),
+            fp_units: guest.fp_units.clone(),
             affinity: guest.affinity.clone(),
             weight: guest.weight.unwrap_or(256),
         })
@@ -316,7 +349,8 @@ impl Test {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flat::tests::image;
+    use crate::arch::Emulator;
+    use crate::payload::tests::image;
     use crate::scratch::Scratch;
     use std::path::Path;
 
@@ -324,11 +358,15 @@ mod tests {
 
     impl Files for Stock {
         fn guest(&self, name: &str) -> Result<PathBuf> {
-            self.0.file(name, &image(4096, 8192))
+            self.0.file(name, &image(Arch::Aarch64, 4096, 8192))
         }
 
         fn linux(&self) -> &Linux {
             &self.1
+        }
+
+        fn kernel(&self, path: &Path) -> Result<PathBuf> {
+            Ok(self.source(path))
         }
 
         fn source(&self, path: &Path) -> PathBuf {
@@ -338,7 +376,7 @@ mod tests {
 
     fn stock() -> Stock {
         let scratch = Scratch::new().unwrap();
-        let kernel = scratch.file("Image", &image(4096, 8192)).unwrap();
+        let kernel = scratch.file("Image", &image(Arch::Aarch64, 4096, 8192)).unwrap();
         let initrd = scratch.file("initrd", b"x").unwrap();
         Stock(scratch, Linux { kernel, initrd, origin: String::new() })
     }
@@ -383,6 +421,25 @@ mod tests {
     }
 
     #[test]
+    fn a_test_can_be_for_several_architectures() {
+        let tests = parse(
+            "[[test]]\nname = \"x\"\narch = [\"aarch64\", \"loongarch64\"]\npolicies = [\"hold\", \"lazy\"]\n\
+             [[test]]\nname = \"y\"\narch = \"loongarch64\"\nemulator = \"stock\"",
+        )
+        .unwrap();
+        let of = |test: &Test| (test.name.clone(), test.machine.board.arch, test.machine.emulator);
+        let expected = [
+            ("x-hold", Arch::Aarch64, Emulator::Stock),
+            ("x-lazy", Arch::Aarch64, Emulator::Stock),
+            ("x-hold-loongarch64", Arch::Loongarch64, Emulator::Lvz),
+            ("x-lazy-loongarch64", Arch::Loongarch64, Emulator::Lvz),
+            ("y-loongarch64", Arch::Loongarch64, Emulator::Stock),
+        ];
+        assert_eq!(tests.iter().map(of).collect::<Vec<_>>(), expected.map(|(n, a, e)| (n.to_string(), a, e)));
+        assert_eq!(tests[4].machine.cpu, "la464");
+    }
+
+    #[test]
     fn guests_are_checked_unless_told_not_to() {
         let test = |more| {
             parse(&format!(
@@ -399,6 +456,10 @@ mod tests {
         assert!(why("[[test]]\nname = \"x\"\ncolour = 1").contains("colour"));
         assert!(why("[[test]]\nname = \"a b\"").contains("test `a b`"));
         assert!(why("[[test]]\nname = \"x\"\nboard = \"toaster\"").contains("toaster"));
+        assert!(why("[[test]]\nname = \"x\"\narch = \"vax\"").contains("vax"));
+        assert!(why("[[test]]\nname = \"x\"\nemulator = \"lvz\"").contains("known is stock"));
+        let two = "[[test]]\nname = \"x\"\ncpu = \"max\"\narch = [\"aarch64\", \"loongarch64\"]";
+        assert!(why(two).contains("of one architecture"));
         assert!(why("[[test]]\nname = \"x\"\nguests = [{}]").contains("one of guest"));
         assert!(why("[[test]]\nname = \"x\"\nexit = \"expect\"").contains("never ends"));
         assert!(why("[[test]]\nname = \"x\"\n[[test]]\nname = \"x\"").contains("two tests"));
