@@ -1,4 +1,4 @@
-//! Link arguments: every guest in `src/bin` is a position-independent arm64 Image, except the program for Linux.
+//! Link arguments: every guest in `src/bin` is an image for its architecture, except the program for Linux.
 
 use std::path::Path;
 
@@ -7,21 +7,23 @@ const FOR_LINUX: &[&str] = &["linux-fp-check"];
 
 fn main() {
     let here = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+    let arch = std::env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
     println!("cargo::rerun-if-changed=src/bin");
-    println!("cargo::rerun-if-changed=aarch64.ld");
-    if !std::env::var("TARGET").is_ok_and(|target| target.starts_with("aarch64-unknown-none")) {
+    println!("cargo::rerun-if-changed={arch}.ld");
+    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("none") {
         return;
     }
+    let script = format!("-T{here}/{arch}.ld");
+    let bare: &[&str] = match arch.as_str() {
+        // An arm64 Image runs anywhere.
+        "aarch64" => &["-pie", "--no-dynamic-linker", "-znotext", "-znorelro", &script],
+        _ => &["-znorelro", &script],
+    };
     for entry in std::fs::read_dir(Path::new(&here).join("src/bin")).expect("src/bin is readable") {
         let path = entry.expect("src/bin is readable").path();
         let bin = path.file_stem().expect("a source file has a name").to_string_lossy().into_owned();
-        let args = if FOR_LINUX.contains(&bin.as_str()) {
-            vec!["--entry=_start".into(), "-znoexecstack".into()]
-        } else {
-            let script = format!("-T{here}/aarch64.ld");
-            vec!["-pie".into(), "--no-dynamic-linker".into(), "-znotext".into(), "-znorelro".into(), script]
-        };
-        for arg in args {
+        let for_linux = FOR_LINUX.contains(&bin.as_str());
+        for arg in if for_linux { &["--entry=_start", "-znoexecstack"] } else { bare } {
             println!("cargo::rustc-link-arg-bin={bin}={arg}");
         }
     }

@@ -5,6 +5,7 @@ use core::fmt::{self, Write};
 use spin::Mutex;
 
 use crate::arch::uart;
+use crate::start::known;
 
 /// A UART at an address.
 struct Uart(u64);
@@ -38,7 +39,8 @@ pub fn line(text: fmt::Arguments<'_>) {
 pub fn last_line(text: fmt::Arguments<'_>) {
     // Another vCPU may be in the middle of a line, and this vCPU too, if the fault was there: wait a little, then write.
     let held = (0..100_000).find_map(|_| CONSOLE.try_lock());
-    let base = held.as_ref().map_or_else(|| crate::start::machine().uart, |uart| uart.0);
+    let base =
+        held.as_ref().map_or_else(|| known().map_or(uart::DEFAULT, |machine| machine.uart), |uart| uart.0);
     let mut uart = Uart(base);
     let _ = writeln!(uart, "{text}");
 }

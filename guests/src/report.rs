@@ -22,6 +22,11 @@ impl Why {
         let _ = why.write_fmt(text);
         why
     }
+
+    /// Returns the text.
+    pub fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.text[..self.length]).unwrap_or("(cut inside a character)")
+    }
 }
 
 impl Write for Why {
@@ -36,7 +41,7 @@ impl Write for Why {
 
 impl fmt::Display for Why {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        to.write_str(core::str::from_utf8(&self.text[..self.length]).unwrap_or("(cut inside a character)"))
+        to.write_str(self.as_str())
     }
 }
 

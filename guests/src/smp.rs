@@ -59,9 +59,12 @@ pub(crate) fn run_secondary(index: usize, entry: Entry) -> ! {
     for (slot, value) in ENTRY[index].iter().zip(entry) {
         slot.store(value, Release);
     }
-    // SAFETY: `start` stored a `fn(usize)` before it turned this vCPU on, and only it does.
-    let job = unsafe { core::mem::transmute::<usize, fn(usize)>(JOB[index].load(Acquire)) };
-    job(index);
+    let job = JOB[index].load(Acquire);
+    if job != 0 {
+        // SAFETY: the only value stored besides 0 is a `fn(usize)`, by `start`.
+        let job = unsafe { core::mem::transmute::<usize, fn(usize)>(job) };
+        job(index);
+    }
     JOB[index].store(0, Release);
     arch::power::cpu_off()
 }

@@ -22,6 +22,11 @@ unsafe impl Sync for Stacks {}
 pub(crate) static STACKS: Stacks = Stacks(UnsafeCell::new([[0; STACK]; MAX_CPUS]));
 static MACHINE: Once<Machine> = Once::new();
 
+/// Returns the machine, once the tree has been read.
+pub(crate) fn known() -> Option<&'static Machine> {
+    MACHINE.get()
+}
+
 /// Returns the machine as the tree describes it.
 pub fn machine() -> &'static Machine {
     MACHINE.get().expect("read before main")

@@ -36,7 +36,7 @@ pub struct Node<'a> {
 pub struct Machine {
     /// The command line, empty when there is none.
     pub args: &'static str,
-    /// What the hardware calls the vCPUs, in the order of the tree; the first `cpus` count.
+    /// What the hardware calls the vCPUs, in ascending order; the first `cpus` count.
     pub ids: [u64; MAX_CPUS],
     /// Number of vCPUs, at most [`MAX_CPUS`].
     pub cpus: usize,
@@ -143,6 +143,17 @@ impl<'a> Node<'a> {
         Some((be64(reg, n * 16)?, be64(reg, n * 16 + 8)?))
     }
 
+    /// Finds the node of its tree that a property refers to.
+    pub fn by_phandle(&self, phandle: u32) -> Option<Node<'a>> {
+        let mut found = None;
+        self.tree.each(|node| {
+            if node.cell("phandle", 0) == Some(phandle) {
+                found = Some(node);
+            }
+        });
+        found
+    }
+
     /// Returns the `n`th cell of a property.
     pub fn cell(&self, name: &str, n: usize) -> Option<u32> {
         be32(self.property(name)?, n * 4)
@@ -195,6 +206,7 @@ pub fn machine(tree: &Tree<'static>) -> Machine {
             machine.chips.visit(&node);
         }
     });
+    machine.ids[..machine.cpus].sort_unstable();
     // The console is the UART that /chosen names, else any.
     let mut named = false;
     tree.each(|node| {

@@ -24,7 +24,7 @@ macro_rules! msr {
     }};
 }
 
-/// Returns this vCPU's index, counted in the order of the tree's `/cpus`; the start code keeps it in TPIDR_EL1.
+/// Returns this vCPU's index, counted in ascending order of the tree's `/cpus`; the start code keeps it in TPIDR_EL1.
 pub fn index() -> usize {
     mrs!("tpidr_el1") as usize
 }

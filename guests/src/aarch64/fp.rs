@@ -16,6 +16,26 @@ impl Units {
     /// What every CPU has.
     pub const BASE: Self = Self::SIMD;
 
+    /// Reads a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        (name == "simd").then_some(Self::SIMD)
+    }
+
+    /// Tells whether there is none.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Tells whether these units are among them.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Returns what is in both.
+    pub const fn common(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Tells what a program may use under Linux, by AT_HWCAP: FP and Advanced SIMD, which Linux needs itself.
     pub fn from_hwcap(_: u64) -> Self {
         Self::SIMD

@@ -11,6 +11,11 @@ const NULL_CALL: u64 = 0x4b00_0000;
 /// Fermata's ledger of this VM: x0 to x3 are loads, saves, skips and bytes; x0 is -1 when unavailable.
 const LEDGER_CALL: u64 = 0xc600_0001;
 
+/// Tells whether calls are answered: firmware does where no hypervisor is.
+pub(crate) fn has_calls() -> bool {
+    true
+}
+
 /// Makes a call that nobody implements.
 pub(crate) fn null_call() {
     // SAFETY: the calling convention lets a call change x0 to x17 (DEN0028 2.6); this one is not implemented.

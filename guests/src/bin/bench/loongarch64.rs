@@ -1,0 +1,31 @@
+//! The ways into the hypervisor on LoongArch64.
+
+use guests::arch::{chips, hypercall};
+use guests::mmio;
+use guests::start::machine;
+
+/// Tells whether calls are answered.
+pub(crate) fn has_calls() -> bool {
+    hypercall::is_there()
+}
+
+/// Makes a call that nobody implements.
+pub(crate) fn null_call() {
+    hypercall::call::<{ hypercall::NOBODY }>([0; 4]);
+}
+
+/// Reads this VM's ledger; all ones when there is none.
+pub(crate) fn ledger() -> [u64; 4] {
+    let asked = [hypercall::LEDGER, 0, 0, 0];
+    if hypercall::is_there() { hypercall::call::<{ hypercall::FERMATA }>(asked) } else { [u64::MAX; 4] }
+}
+
+/// Returns the address of a 32-bit register of an emulated device: the PCH-PIC's identification.
+pub(crate) fn device() -> u64 {
+    machine().chips.pic + chips::PIC_ID
+}
+
+/// Reads a register of an emulated device.
+pub(crate) fn device_read(address: u64) {
+    mmio::read32(address);
+}
