@@ -39,6 +39,15 @@ pub struct Module<'a> {
     pub bootargs: &'a str,
 }
 
+/// How long a guest's vector registers may be at most, where the architecture leaves it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VectorLength {
+    /// As long as the CPUs it may run on have them.
+    Longest,
+    /// That many bits.
+    Bits(u64),
+}
+
 /// A guest as it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Domain<'a> {
@@ -61,6 +70,8 @@ pub struct Domain<'a> {
     /// Which floating-point units it is to have (`fermata,fp-units`), in words that mean nothing here: a list of strings
     /// with one at least.
     pub fp_units: Option<Value<'a>>,
+    /// What it is to have of scalable vectors (`sve`); none if it has no use for them.
+    pub sve: Option<VectorLength>,
     /// The physical CPUs it may run on.
     pub affinity: CpuSet,
     /// Its share of the CPUs, relative to the others'; 1 to [`MAX_WEIGHT`].
@@ -118,6 +129,7 @@ fn domain<'a>(node: Node<'a>, limits: &Limits<'_>) -> Result<Domain<'a>, DomainE
         device_tree: module(node, "multiboot,device-tree", limits)?,
         fp_policy: node.text("fermata,fp-policy")?,
         fp_units: fp_units(node)?,
+        sve: sve(node)?,
         affinity: affinity(node, limits)?,
         weight: weight(node)?,
         vpl011: node.property("vpl011").is_some(),
@@ -201,6 +213,16 @@ fn fp_units(node: Node<'_>) -> Result<Option<Value<'_>>, DomainError<'_>> {
     let whole = list.is_some_and(|(_, list)| list.split(|byte| *byte == 0).all(is_name));
     let wanted = Wanted::Text("names of units, one at least");
     if whole { Ok(Some(value)) } else { Err(node.complain("fermata,fp-units", Found::Value(value), wanted)) }
+}
+
+/// Reads `sve`, which is a number of bits. Zero is as good as no property, no value means as many as there are. What the
+/// CPUs have is for the architecture to say.
+fn sve(node: Node<'_>) -> Result<Option<VectorLength>, DomainError<'_>> {
+    let Some(value) = node.property("sve") else { return Ok(None) };
+    if value.bytes().is_empty() {
+        return Ok(Some(VectorLength::Longest));
+    }
+    Ok(node.number("sve")?.filter(|bits| *bits != 0).map(VectorLength::Bits))
 }
 
 fn affinity<'a>(node: Node<'a>, limits: &Limits<'_>) -> Result<CpuSet, DomainError<'a>> {

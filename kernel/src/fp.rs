@@ -93,6 +93,12 @@ pub trait FpContext: Sized {
     /// Zero wipes; anything else is paint that nobody may ever see.
     fn fill(file: &mut Self::File, units: Units, pattern: u64);
 
-    /// Counts the bytes that a `save` or `restore` of `units` moves.
+    /// Tells whether the registers of a group may hold values that no exposure reaches, because the image they were
+    /// loaded from last has shorter registers than one before it. [`fill`](Self::fill) leaves none.
+    fn has_remains(_file: &Self::File, _group: Units) -> bool {
+        false
+    }
+
+    /// Counts the bytes that the `save` of `units` which made the image what it is has moved, or that a `restore` moves.
     fn bytes(&self, units: Units) -> u64;
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use kernel::addr::{CpuId, Hpa};
-use kernel::domain::{self, Domain, Limits};
+use kernel::domain::{self, Domain, Limits, VectorLength};
 use kernel::fdt::Tree;
 use kernel::mem::{Region, Regions};
 use kernel::sched::CpuSet;
@@ -86,6 +86,21 @@ fn fp_units_are_a_list_of_names() {
         let why = refused(wrong);
         assert!(why.ends_with("expected names of units, one at least"), "{wrong:?}: {why}");
     }
+}
+
+#[test]
+fn vectors_are_asked_for_in_bits() {
+    let asked = |cells: &'static [u32], wanted| {
+        accepted(|guest| guest.cells("sve", cells), |guest| assert_eq!(guest.sve, wanted));
+    };
+    accepted(|guest| guest, |guest| assert_eq!(guest.sve, None));
+    asked(&[0], None);
+    asked(&[512], Some(VectorLength::Bits(512)));
+    asked(&[0, 2048], Some(VectorLength::Bits(2048)));
+    asked(&[1, 0], Some(VectorLength::Bits(1 << 32)));
+    asked(&[], Some(VectorLength::Longest));
+    let text = refused(|guest| guest.cells("sve", &[0, 0, 512]));
+    assert!(text.contains("/chosen/linux0: sve: found <0x0 0x0 0x200>, expected one or two cells"), "{text}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::arch::Arch;
 use crate::lab::{Job, Lab, Stock, length, unspoiled};
 use crate::run::machine::{Board, Machine};
 use crate::run::outcome::Said;
-use crate::run::units::Memory;
+use crate::run::units::{Memory, Sve};
 use crate::run::vm::{Policy, Vm};
 use crate::run::watch::Listener;
 use crate::workspace::Workspace;
@@ -188,6 +188,7 @@ fn measure_one(
         memory: Memory(32 << 20),
         fp: policy,
         fp_units: None,
+        sve: Sve::Hidden,
         affinity: None,
         weight: 256,
     };

@@ -8,7 +8,7 @@ use kernel::fp::Units;
 
 use crate::chips::GuestChips;
 use crate::cpu::ThisCpu;
-use crate::fp::{SIMD, SVE, Simd};
+use crate::fp::{SIMD, SME, SVE, Vectors};
 use crate::fp_regs::Hardware;
 use crate::guest::Guest;
 use crate::layout;
@@ -22,13 +22,14 @@ impl Arch for Aarch64 {
     const UART: Range<u64> = layout::UART;
     const UART_LINE: u32 = layout::UART_INTID;
     type Guest = Guest;
-    type Fp = Simd<Hardware>;
+    type Fp = Vectors<Hardware>;
     type Chips = GuestChips;
     type Uart = Pl011;
     type Cpu = ThisCpu;
 
     fn fp_name(units: Units) -> &'static str {
         match units {
+            units if units.contains(SME) => "sme",
             units if units.contains(SVE) => "sve",
             units if units.contains(SIMD) => "simd",
             _ => "-",

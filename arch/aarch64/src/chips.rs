@@ -16,6 +16,7 @@ use spin::Mutex;
 use crate::arch::Aarch64;
 use crate::cpu::{ThisCpu, now};
 use crate::facts::{Facts, facts};
+use crate::fp::Length;
 use crate::gic::{CpuInterface, PPI_VIRTUAL_TIMER};
 use crate::guest::Guest;
 use crate::idregs::IdRegs;
@@ -24,6 +25,7 @@ use crate::layout::{self, GICD, GICR, GICR_SIZE};
 use crate::ram::Identity;
 use crate::regs::{Readable, VTTBR_EL2, Writeable, invalidate_guest, isb};
 use crate::stage2::{Caching, IPA_BITS, Stage2, vttbr};
+use crate::sve::Grant;
 use crate::sysreg::physical_timer_line;
 use crate::tree;
 use crate::vgic::{Config, Frame, Vgic};
@@ -39,6 +41,9 @@ pub struct GuestChips {
     space: Space<Stage2, HeapTables<Identity>>,
     vttbr: u64,
     facts: &'static Facts,
+    ids: IdRegs,
+    /// Its longest SVE vectors.
+    sve: Option<Length>,
     counter_offset: u64,
     cpus: u32,
     ram: GuestRam<Identity>,
@@ -49,7 +54,7 @@ pub struct GuestChips {
 impl GuestChips {
     /// What the guest reads in ID registers.
     pub fn ids(&self) -> &IdRegs {
-        &self.facts.ids
+        &self.ids
     }
 
     /// `VTTBR_EL2`.
@@ -210,6 +215,7 @@ impl Chips<Aarch64> for GuestChips {
                 domain.name
             );
         }
+        let sve = Grant::of(domain, &facts.sve)?;
         let window = layout::RAM..1 << IPA_BITS;
         // SAFETY: the core took this memory from the free memory of the machine for this guest alone, and EL2 maps
         // all memory.
@@ -230,6 +236,11 @@ impl Chips<Aarch64> for GuestChips {
             vttbr: vttbr(Hpa(space.root().0), plan.vm.0 + 1),
             space,
             facts,
+            sve: sve.as_ref().map(|grant| grant.limit),
+            ids: match sve {
+                Some(grant) => facts.ids.clone().with_sve(grant.zfr0),
+                None => facts.ids.clone(),
+            },
             counter_offset: plan.now.0,
             cpus: domain.cpus,
             ram,
@@ -242,7 +253,9 @@ impl Chips<Aarch64> for GuestChips {
         Guest::new(index, self.counter_offset)
     }
 
-    fn fp_limit(&self) {}
+    fn fp_limit(&self) -> Option<Length> {
+        self.sve
+    }
 
     fn set_line(&self, line: u32, level: Level) -> Kicks {
         self.gic.lock().set_line(line, level)

@@ -7,7 +7,7 @@ use spin::Once;
 
 use crate::arch::Aarch64;
 use crate::chips::GuestChips;
-use crate::fp::{File, SIMD};
+use crate::fp::{File, SIMD, SME, SVE};
 use crate::fp_regs::Hardware;
 use crate::gic::{CpuInterface, PPI_HYP_TIMER, PPI_MAINTENANCE, PPI_VIRTUAL_TIMER, SGI_KICK};
 use crate::guest::{Guest, Pending, Sys, pstate};
@@ -102,8 +102,10 @@ impl ThisCpu {
             Trap::Sysreg(access) => self.sysreg(guest, chips, access),
             Trap::Wait(wait) => self.wait_instruction(guest, chips, wait),
             Trap::Simd => Exit::Fp(SIMD),
+            Trap::Sve => Exit::Fp(SVE),
+            Trap::Sme => Exit::Fp(SME),
             Trap::Fetch(abort) => self.fetch_abort(guest, chips, abort),
-            Trap::Sve | Trap::Sme | Trap::Other(_) => self.undefined(guest),
+            Trap::Other(_) => self.undefined(guest),
         }
     }
 
@@ -156,6 +158,7 @@ impl ThisCpu {
                 guest.skip();
                 return Exit::Timer;
             }
+            Outcome::Sme => return Exit::Fp(SME),
             Outcome::Undefined => return self.undefined(guest),
         }
         guest.skip();

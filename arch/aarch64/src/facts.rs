@@ -1,14 +1,17 @@
 //! What is true of all CPUs of this machine, found out once while it starts.
 
+use alloc::vec::Vec;
+
 use spin::Once;
 
 use crate::idregs::IdRegs;
 use crate::stage2::Caching;
+use crate::sve::Sve;
 
 /// What guests of this machine have in common.
 #[derive(Debug)]
 pub struct Facts {
-    /// What they read in ID registers.
+    /// What they read in ID registers, but for SVE.
     pub ids: IdRegs,
     /// `HCR_EL2` while one of them runs.
     pub hcr: u64,
@@ -18,6 +21,8 @@ pub struct Facts {
     pub list_registers: usize,
     /// Priority bits of their interrupt interface.
     pub priority_bits: u8,
+    /// What each physical CPU has of SVE.
+    pub sve: Vec<Sve>,
     /// Physical CPUs.
     pub cpus: usize,
 }

@@ -32,6 +32,14 @@ pub fn isar2() -> u64 {
     value
 }
 
+/// `ID_AA64ZFR0_EL1`, which reads as zero without SVE.
+pub fn zfr0() -> u64 {
+    let value;
+    // SAFETY: as for `isar2`.
+    unsafe { asm!("mrs {}, S3_0_C0_C4_4", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
 /// `ID_AA64MMFR0_EL1`.
 pub fn mmfr0() -> u64 {
     ID_AA64MMFR0_EL1.get()

@@ -29,6 +29,9 @@ const MMFR0: usize = 8 * 7;
 const MMFR1: usize = 8 * 7 + 1;
 const MMFR2: usize = 8 * 7 + 2;
 
+/// `ID_AA64ZFR0_EL1`, which differs from guest to guest.
+const ZFR0: usize = 8 * 4 + 4;
+
 /// The registers that are read from each CPU.
 pub const SHOWN: [usize; 9] = [PFR0, PFR1, DFR0, ISAR0, ISAR1, ISAR2, MMFR0, MMFR1, MMFR2];
 
@@ -109,6 +112,22 @@ const FIELDS: &[(usize, u32, Show)] = &[
     (MMFR2, 60, Upto(1)),   // E0PD
 ];
 
+/// (lowest bit of a field of `ID_AA64ZFR0_EL1`, its largest value): what SVE has, none of which adds a register.
+const SVE_FIELDS: &[(u32, u64)] = &[
+    (0, 2),  // SVEver: SVE2.1
+    (4, 2),  // AES, PMULL
+    (16, 1), // BitPerm
+    (20, 2), // BF16
+    (24, 1), // B16B16
+    (32, 1), // SHA3
+    (40, 1), // SM4
+    (44, 1), // I8MM
+    (52, 1), // F32MM
+    (56, 1), // F64MM
+];
+/// `ID_AA64PFR0_EL1.SVE`.
+const PFR0_SVE: u32 = 32;
+
 /// One CPU's own values of the registers in [`SHOWN`], in that order.
 pub type Raw = [u64; SHOWN.len()];
 
@@ -116,6 +135,8 @@ pub type Raw = [u64; SHOWN.len()];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdRegs {
     values: [u64; SHOWN.len()],
+    /// `ID_AA64ZFR0_EL1`.
+    zfr0: u64,
 }
 
 impl IdRegs {
@@ -137,7 +158,17 @@ impl IdRegs {
             };
             values[at] |= value << low;
         }
-        Self { values }
+        Self { values, zfr0: 0 }
+    }
+
+    /// The same for a guest that has SVE and runs on CPUs whose `ID_AA64ZFR0_EL1` are `cpus`.
+    pub fn with_sve(mut self, cpus: impl IntoIterator<Item = u64> + Clone) -> Self {
+        for &(low, most) in SVE_FIELDS {
+            let field = cpus.clone().into_iter().map(|zfr0| zfr0 >> low & 0xf).min().unwrap_or(0);
+            self.zfr0 |= field.min(most) << low;
+        }
+        self.values[0] |= 1 << PFR0_SVE;
+        self
     }
 
     /// The value of a register of the ID space (`S3_0_C0_C1_0` to `S3_0_C0_C7_7`), or none outside it.
@@ -148,7 +179,8 @@ impl IdRegs {
             return None;
         }
         let number = usize::from(register - first) + 8;
-        Some(SHOWN.iter().position(|r| *r == number).map_or(0, |at| self.values[at]))
+        let value = SHOWN.iter().position(|r| *r == number).map_or(0, |at| self.values[at]);
+        Some(if number == ZFR0 { self.zfr0 } else { value })
     }
 
     /// Whether guests have pointer authentication, so that its keys are switched.
@@ -199,6 +231,20 @@ mod tests {
         assert_eq!(id(&regs, 7, 0) >> 28 & 0xf, 0, "4 KiB pages without LPA2");
         assert_eq!(id(&regs, 7, 1) >> 8 & 0xf, 0, "no VHE");
         assert!(regs.has_pauth() && regs.has_mops());
+    }
+
+    #[test]
+    fn sve_is_shown_to_those_who_have_it() {
+        // QEMU 10.0.2 `-cpu max`: SVE2, everything else at its largest.
+        let max = 0x0110_1101_0021_0021;
+        let plain = IdRegs::new(&[MAX]);
+        let regs = plain.clone().with_sve([max, max]);
+        assert_eq!(id(&regs, 4, 0), id(&plain, 4, 0) | 1 << 32);
+        assert_eq!(id(&regs, 4, 4), max);
+        assert_eq!(id(&regs, 4, 5), 0, "no SMFR0");
+        // Fields nobody knows stay hidden, and of two CPUs the weaker decides.
+        assert_eq!(id(&plain.clone().with_sve([u64::MAX]), 4, 4), 0x0110_1101_0121_0022);
+        assert_eq!(id(&plain.with_sve([max, 1]), 4, 4), 1);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod layout;
 pub mod platform;
 pub mod smccc;
 pub mod stage2;
+pub mod sve;
 pub mod sysreg;
 pub mod trap;
 pub mod tree;

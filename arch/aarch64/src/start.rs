@@ -31,7 +31,7 @@ use crate::arch::Aarch64;
 use crate::boot::{self, HCR_HOST, Handoff, SCTLR_ON};
 use crate::cpu::{AFFINITIES, Keys, STACK_SIZE, ThisCpu, now};
 use crate::facts::{Abilities, Facts, establish, facts, hcr};
-use crate::fp::{File, Present};
+use crate::fp::{File, Lengths, Present};
 use crate::fp_regs::Hardware;
 use crate::gic::{CpuInterface, Distributor, find_redistributor};
 use crate::idregs::{IdRegs, Raw};
@@ -39,6 +39,7 @@ use crate::memory::build_map;
 use crate::ram::Identity;
 use crate::regs::*;
 use crate::stage2::{Caching, VmidBits, vtcr};
+use crate::sve::Sve;
 use crate::switch::VECTORS;
 use crate::{id, platform, psci};
 
@@ -62,6 +63,7 @@ struct Report {
     raw: Raw,
     abilities: Abilities,
     mmfr1: u64,
+    sve: Sve,
     list_registers: usize,
     priority_bits: u8,
 }
@@ -271,6 +273,7 @@ fn report(id: CpuId) -> ThisCpu {
         raw: id::raw(),
         abilities: Abilities { pfr0: id::pfr0(), pfr1: id::pfr1(), mmfr2: id::mmfr2() },
         mmfr1: id::mmfr1(),
+        sve: Sve { lengths: fp.lengths(), zfr0: if fp.lengths() == Lengths::NONE { 0 } else { id::zfr0() } },
         list_registers: gic.list_registers(),
         priority_bits: gic.priority_bits(),
     });
@@ -371,6 +374,7 @@ fn gather(cpus: usize) -> Result<Facts, Failure> {
         caching: if all.has_fwb() { Caching::Forced } else { Caching::Combined },
         list_registers: reports.iter().map(|report| report.list_registers).min().unwrap_or(1),
         priority_bits: reports.iter().map(|report| report.priority_bits).min().unwrap_or(5),
+        sve: reports.iter().map(|report| report.sve).collect(),
         cpus,
     })
 }

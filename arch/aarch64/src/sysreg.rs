@@ -17,6 +17,8 @@ pub enum Outcome {
     Sgi(u64),
     /// The guest's physical timer was reprogrammed.
     Timer,
+    /// A register of SME that `CPTR_EL2` does not trap. The guest has none.
+    Sme,
     /// No such register: the guest gets an UNDEF.
     Undefined,
 }
@@ -33,6 +35,9 @@ const AIDR: u16 = encode(3, 1, 0, 0, 7);
 const MDSCR: u16 = encode(2, 0, 0, 2, 2);
 const OSLAR: u16 = encode(2, 0, 1, 0, 4);
 const OSLSR: u16 = encode(2, 0, 1, 1, 4);
+const SMPRI: u16 = encode(3, 0, 1, 2, 4);
+const SMIDR: u16 = encode(3, 1, 0, 0, 6);
+const TPIDR2: u16 = encode(3, 3, 13, 0, 5);
 const DC_ISW: u16 = encode(1, 0, 7, 6, 2);
 const DC_CSW: u16 = encode(1, 0, 7, 10, 2);
 const DC_CISW: u16 = encode(1, 0, 7, 14, 2);
@@ -42,6 +47,9 @@ const ISTATUS: u64 = 1 << 2;
 
 /// Answers one access at time `now`.
 pub fn access(guest: &mut Guest, ids: &IdRegs, now: Ticks, access: SysAccess) -> Outcome {
+    if matches!(access.register, SMPRI | SMIDR | TPIDR2) {
+        return Outcome::Sme;
+    }
     match access.direction {
         Direction::Read => read(guest, ids, now, access.register),
         Direction::Write => write(guest, now, access.register, guest.gpr(access.rt)),
@@ -157,6 +165,14 @@ mod tests {
             Outcome::Undefined,
             "implementation defined"
         );
+    }
+
+    #[test]
+    fn registers_of_sme_are_known_as_such() {
+        let mut guest = Guest::new(0, 0);
+        assert_eq!(ask(&mut guest, 0, TPIDR2, Some(1)), Outcome::Sme);
+        assert_eq!(ask(&mut guest, 0, SMPRI, None), Outcome::Sme);
+        assert_eq!(ask(&mut guest, 0, SMIDR, None), Outcome::Sme);
     }
 
     proptest::proptest! {

@@ -46,6 +46,8 @@ pub enum Wanted<'a> {
     AtMostKib(u64),
     /// The number of a CPU that is in this mask.
     CpuOf(u64),
+    /// One of these numbers.
+    OneOf(&'a [u64]),
     /// Memory of its own, apart from what that node names.
     ApartFrom(Node<'a>),
 }
@@ -53,7 +55,10 @@ pub enum Wanted<'a> {
 impl Wanted<'_> {
     /// Whether people count what is wanted, so that what was found is better read in decimal.
     fn is_count(&self) -> bool {
-        matches!(self, Self::Between(..) | Self::AtLeastKib(_) | Self::AtMostKib(_) | Self::CpuOf(_))
+        matches!(
+            self,
+            Self::Between(..) | Self::OneOf(_) | Self::AtLeastKib(_) | Self::AtMostKib(_) | Self::CpuOf(_)
+        )
     }
 }
 
@@ -106,6 +111,13 @@ impl fmt::Display for Wanted<'_> {
             Self::AtLeastKib(size) => write!(f, "at least {size} KiB"),
             Self::AtMostKib(size) => write!(f, "at most {size} KiB"),
             Self::CpuOf(mask) => write!(f, "a CPU of the set {mask:#x}"),
+            Self::OneOf(numbers) => {
+                f.write_str("one of: ")?;
+                for (n, number) in numbers.iter().enumerate() {
+                    write!(f, "{}{number}", if n == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
             Self::ApartFrom(node) => write!(f, "no overlap with {}", node.path()),
         }
     }

@@ -415,7 +415,8 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     fn wipe(&mut self, file: &mut F::File, id: VcpuId, rule: Rule) {
         for (n, &group) in F::GROUPS.iter().enumerate() {
             let seat = &self.seats[n];
-            if seat.owner != Some(id) && seat.valid.contains(seat.loaded) {
+            let clear = seat.valid.contains(seat.loaded) && !F::has_remains(file, group);
+            if seat.owner != Some(id) && clear {
                 continue;
             }
             self.save(file, n, SaveCause::Flush);

@@ -275,7 +275,7 @@ impl<S: Subject, R: Rules> World<S, R> {
         self.guests.swap(who, last);
     }
 
-    fn stop(&mut self, who: usize, limit: Limit<S>) -> Result<(), Wrong> {
+    pub(crate) fn stop(&mut self, who: usize, limit: Limit<S>) -> Result<(), Wrong> {
         self.take_off(who);
         let Guest { id, cpu, key, tag, policy, .. } = self.guests.swap_remove(who);
         self.units[cpu].dismiss(&mut self.files[cpu], key);

@@ -2,7 +2,7 @@
 
 use super::machine::Machine;
 use super::tree::{Node, Tree};
-use super::units::Memory;
+use super::units::{Memory, Sve};
 use super::vm::Vm;
 use crate::arch::Arch;
 use crate::payload::{self, NotAKernel};
@@ -114,6 +114,10 @@ fn check_one(vm: &Vm, machine: &Machine) -> Result<()> {
     ensure!(
         vm.fp_units.is_none() || arch == Arch::Loongarch64,
         "key `fp-units`: on {arch} a guest's FP units cannot be chosen; it is for loongarch64"
+    );
+    ensure!(
+        vm.sve == Sve::Hidden || arch == Arch::Aarch64,
+        "key `sve`: on {arch} there is no SVE; it is for aarch64"
     );
     let named = || format!("key `kernel`: {}", vm.kernel.display());
     let mut needed = match payload::room(arch, &vm.kernel) {
@@ -250,6 +254,15 @@ fn domain(vm: &Vm, modules: &Modules) -> Node {
         .set_strings("fermata,name", &[&vm.name])
         .set_strings("fermata,fp-policy", &[vm.fp.name()])
         .set_cells("fermata,weight", &[vm.weight]);
+    match vm.sve {
+        Sve::Hidden => {}
+        Sve::Bits(bits) => {
+            node.set_cells("sve", &[bits]);
+        }
+        Sve::Longest => {
+            node.set("sve", []);
+        }
+    }
     if let Some(affinity) = &vm.affinity {
         node.set_cells("fermata,affinity", &affinity.0);
     }
@@ -299,6 +312,7 @@ mod tests {
             memory: Memory(64 * MIB),
             fp: Policy::Lazy,
             fp_units: None,
+            sve: Sve::Hidden,
             affinity: Some(Cpus(vec![0, 1])),
             weight: 512,
         }
@@ -367,6 +381,7 @@ mod tests {
         let scratch = Scratch::new().unwrap();
         let vms = pair(&scratch);
         let mut vms = vms;
+        vms[0].sve = Sve::Bits(512);
         vms[1].fp_units = Some("fpu+lsx".parse().unwrap());
         let mut tree = machine(RAM..RAM + 1024 * MIB);
         let placed = place(&vms, &tree.memory().unwrap(), RAM + 128 * MIB).unwrap();
@@ -386,6 +401,7 @@ mod tests {
         assert_eq!(property("/chosen/a", "vpl011").unwrap(), []);
         assert_eq!(property("/chosen/a", "fermata,fp-policy").unwrap(), b"lazy\0");
         assert_eq!(property("/chosen/a", "fermata,affinity").unwrap(), [0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(property("/chosen/a", "sve").unwrap(), [0, 0, 2, 0]);
         assert_eq!(property("/chosen/b", "fermata,weight").unwrap(), [0, 0, 2, 0]);
         assert_eq!(property("/chosen/b", "fermata,fp-units").unwrap(), b"fpu\0lsx\0");
         assert_eq!(property("/chosen/a", "fermata,fp-units"), None);
@@ -427,6 +443,10 @@ mod tests {
         assert!(why(&[]).contains("no guest"));
         let units = changed(&|vm| vm.fp_units = Some("fpu".parse().unwrap()));
         assert!(units.contains("key `fp-units`: on aarch64"), "{units}");
+        let mut vms = good.clone();
+        vms[0].sve = Sve::Longest;
+        let sve = format!("{:#}", check(&vms, &on(Arch::Loongarch64, Memory(1 << 30))).unwrap_err());
+        assert!(sve.contains("`a`: key `sve`: on loongarch64"), "{sve}");
         let why = format!("{:#}", check(&good, &on(Arch::Loongarch64, Memory(1 << 30))).unwrap_err());
         assert!(why.contains("is not a raw LoongArch Image or an ELF file: it has 0x644d5241"), "{why}");
     }

@@ -30,6 +30,7 @@ use script::Script;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tree::Tree;
+use units::Sve;
 use vm::{Linux, Vm};
 use watch::{Line, Listener, Plan, Report, watch};
 
@@ -204,7 +205,7 @@ fn table(machine: &Machine, vms: &[Vm], linux: &Linux) -> String {
             vm.name.clone(),
             vm.cpus.to_string(),
             vm.memory.to_string(),
-            vm.fp.to_string(),
+            if vm.sve == Sve::Hidden { vm.fp.to_string() } else { format!("{}, SVE {}", vm.fp, vm.sve) },
             affinity,
             vm.weight.to_string(),
             kernel(vm),

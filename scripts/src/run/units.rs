@@ -1,4 +1,4 @@
-//! Amounts of memory, sets of CPUs and of FP units, as people write them.
+//! Amounts of memory, sets of CPUs and of FP units, and vector lengths, as people write them.
 
 use serde::Deserialize;
 use std::fmt;
@@ -18,6 +18,19 @@ pub(crate) struct Cpus(pub(crate) Vec<u32>);
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct FpUnits(Vec<&'static str>);
+
+/// The longest SVE vectors that a guest may have. Written as a number of bits, or `max` for what its CPUs have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
+pub(crate) enum Sve {
+    /// It has no SVE.
+    #[default]
+    Hidden,
+    /// That many bits.
+    Bits(u32),
+    /// As long as its CPUs have them.
+    Longest,
+}
 
 /// How a TOML file may write a number or a set of them.
 #[derive(Deserialize)]
@@ -174,6 +187,42 @@ impl TryFrom<String> for FpUnits {
     }
 }
 
+impl FromStr for Sve {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(0) => Ok(Self::Hidden),
+            // DDI0487 B1.2.1: 128 to 2048 bits. Which of them there are depends on the CPU.
+            Ok(bits @ 128..=2048) if bits % 128 == 0 => Ok(Self::Bits(bits)),
+            _ if text == "max" => Ok(Self::Longest),
+            _ => Err(format!("`{text}` is no vector length; write a multiple of 128 up to 2048, or max")),
+        }
+    }
+}
+
+impl TryFrom<Written> for Sve {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        match written {
+            Written::Number(bits) => bits.to_string().parse(),
+            Written::Text(text) => text.parse(),
+            Written::List(_) => Err("the longest vectors have one length, not a list".to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Sve {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hidden => out.write_str("none"),
+            Self::Bits(bits) => write!(out, "{bits}"),
+            Self::Longest => out.write_str("max"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +271,18 @@ mod tests {
         }
         for wrong in ["", "x", "1-", "0-600", "1-0"] {
             assert!(wrong.parse::<Cpus>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn vector_lengths_are_multiples_of_128_bits() {
+        assert_eq!(
+            ["0", "128", "2048", "max"].map(str::parse),
+            [Ok(Sve::Hidden), Ok(Sve::Bits(128)), Ok(Sve::Bits(2048)), Ok(Sve::Longest)]
+        );
+        for text in ["", "64", "200", "2176", "-128", "all", "512b"] {
+            let why = text.parse::<Sve>().unwrap_err();
+            assert!(why.contains(&format!("`{text}`")) && why.contains("128"), "{why}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Descriptions of guests: what people write on the command line or in a file, and what it means.
 
-use super::units::{Cpus, FpUnits, Memory};
+use super::units::{Cpus, FpUnits, Memory, Sve};
 use crate::arch::Arch;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 /// The keys of `--vm`, for messages and help.
 pub(crate) const KEYS: &[&str] =
-    &["name", "kernel", "initrd", "cmdline", "cpus", "memory", "fp", "fp-units", "affinity", "weight"];
+    &["name", "kernel", "initrd", "cmdline", "cpus", "memory", "fp", "fp-units", "sve", "affinity", "weight"];
 
 /// How a guest's FP registers are kept, as Fermata names it (docs/fp.md).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -87,6 +87,8 @@ pub(crate) struct Written {
     /// The FP units it has.
     #[serde(rename = "fp-units")]
     pub(crate) fp_units: Option<FpUnits>,
+    /// Its longest SVE vectors.
+    pub(crate) sve: Option<Sve>,
     /// The physical CPUs it may run on.
     pub(crate) affinity: Option<Cpus>,
     /// Its share of the CPUs.
@@ -142,6 +144,8 @@ pub(crate) struct Vm {
     pub(crate) fp: Policy,
     /// The FP units it has, of those that the machine has; all of them where absent.
     pub(crate) fp_units: Option<FpUnits>,
+    /// Its longest SVE vectors.
+    pub(crate) sve: Sve,
     /// The physical CPUs it may run on; all of them where absent.
     pub(crate) affinity: Option<Cpus>,
     /// Its share of the CPUs, 256 being the ordinary one.
@@ -163,6 +167,7 @@ impl Written {
             memory: self.memory.unwrap_or(Memory(256 << 20)),
             fp: self.fp.unwrap_or_default(),
             fp_units: self.fp_units,
+            sve: self.sve.unwrap_or_default(),
             affinity: self.affinity,
             weight: self.weight.unwrap_or(256),
         }
@@ -180,6 +185,7 @@ impl Written {
             "memory" => once(&mut self.memory, value.parse().map_err(anyhow::Error::msg)?),
             "fp" => once(&mut self.fp, value.parse().map_err(anyhow::Error::msg)?),
             "fp-units" => once(&mut self.fp_units, value.parse().map_err(anyhow::Error::msg)?),
+            "sve" => once(&mut self.sve, value.parse().map_err(anyhow::Error::msg)?),
             "affinity" => once(&mut self.affinity, value.parse().map_err(anyhow::Error::msg)?),
             "weight" => once(&mut self.weight, number(&value)?),
             _ => bail!("unknown key; known are {}", KEYS.join(", ")),
@@ -284,7 +290,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let vm: Written =
-            "name=a,kernel=k,initrd=i,cmdline=console=ttyAMA0 quiet,cpus=3,memory=64M,fp=lazy,fp-units=fpu+lsx,affinity=0+2,weight=512"
+            "name=a,kernel=k,initrd=i,cmdline=console=ttyAMA0 quiet,cpus=3,memory=64M,fp=lazy,fp-units=fpu+lsx,sve=512,affinity=0+2,weight=512"
                 .parse()
                 .unwrap();
         let expected = Vm {
@@ -296,6 +302,7 @@ mod tests {
             memory: Memory(64 << 20),
             fp: Policy::Lazy,
             fp_units: Some("fpu+lsx".parse().unwrap()),
+            sve: Sve::Bits(512),
             affinity: Some(Cpus(vec![0, 2])),
             weight: 512,
         };
@@ -312,9 +319,10 @@ mod tests {
             affinity = [2, 0]
             fp = "eager"
             fp-units = "fpu+lbt"
+            sve = 2048
             [[vm]]
         "#;
-        let line = r#"name=a,cmdline="a=b,c",memory=64M,affinity=0+2,fp=eager,fp-units=lbt+fpu"#;
+        let line = r#"name=a,cmdline="a=b,c",memory=64M,affinity=0+2,fp=eager,fp-units=lbt+fpu,sve=2048"#;
         assert_eq!(parse_config(toml).unwrap(), [line.parse().unwrap(), Written::default()]);
     }
 

@@ -15,7 +15,8 @@
 //! qemu = ["-icount", "shift=0"]    # more arguments for QEMU
 //! bootargs = "trace=on"            # more of Fermata's command line
 //! guests = [
-//!     { guest = "fp-torture", name = "a", cpus = 2, memory = "32M", fp = "hold", affinity = [0], args = "seed=1" },
+//!     { guest = "fp-torture", name = "a", cpus = 2, memory = "32M", fp = "hold", sve = 512, affinity = [0],
+//!       args = "seed=1" },
 //!     { linux = true, name = "b", fp_units = "fpu+lsx", cmdline_extra = "fermata.run=uname" },
 //!     { kernel = "some/file", initrd = "other/file" },     # paths from the root of the workspace
 //! ]
@@ -39,7 +40,7 @@ use super::sabotage::Sabotage;
 use crate::arch::Arch;
 use crate::run::layout;
 use crate::run::machine::{Board, Machine};
-use crate::run::units::{Cpus, FpUnits, Memory};
+use crate::run::units::{Cpus, FpUnits, Memory, Sve};
 use crate::run::vm::{Linux, Policy, Vm, linux_cmdline};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -130,6 +131,8 @@ struct Guest {
     memory: Option<Memory>,
     fp: Option<Policy>,
     fp_units: Option<FpUnits>,
+    #[serde(default)]
+    sve: Sve,
     affinity: Option<Cpus>,
     weight: Option<u32>,
     args: Option<String>,
@@ -340,6 +343,7 @@ impl Test {
             memory: guest.memory.unwrap_or(Memory(if guest.linux { 256 << 20 } else { 32 << 20 })),
             fp: guest.fp.or(self.policy).unwrap_or_default(),
             fp_units: guest.fp_units.clone(),
+            sve: guest.sve,
             affinity: guest.affinity.clone(),
             weight: guest.weight.unwrap_or(256),
         })

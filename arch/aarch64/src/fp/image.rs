@@ -1,0 +1,256 @@
+//! A guest's SIMD and SVE state in memory, in one of two forms.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use core::marker::PhantomData;
+use core::mem::size_of;
+
+use kernel::fp::{FpContext, Units};
+
+use super::{File, FpRegs, Length, SIMD, SVE};
+
+/// The registers of the SIMD unit, in the layout that the leaf loads and stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(C, align(16))]
+pub struct Registers {
+    /// V0-V31.
+    pub q: [u128; 32],
+    /// FPSR.
+    pub fpsr: u64,
+    /// FPCR. All 64 bits: new ones (AH, NEP, FIZ) change what arithmetic means.
+    pub fpcr: u64,
+}
+
+impl Registers {
+    /// Has `pattern` in every half of every vector register, round-to-nearest and no flags.
+    pub const fn filled(pattern: u64) -> Self {
+        let wide = (pattern as u128) << 64 | pattern as u128;
+        Self { q: [wide; 32], fpsr: 0, fpcr: 0 }
+    }
+}
+
+/// Bytes of Z0-Z31, P0-P15 and FFR: a predicate register has an eighth of a vector register.
+const fn scalable_bytes(length: Length) -> usize {
+    34 * length.bytes() + length.bytes() / 8
+}
+
+/// The scalable registers, in the layout that the leaf loads and stores: Z0-Z31, then P0-P15, then FFR, each as long as
+/// the vector length makes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scalable {
+    length: Length,
+    words: Box<[u128]>,
+}
+
+impl Scalable {
+    /// Makes zeroes for vectors of `length`.
+    pub fn new(length: Length) -> Self {
+        Self { length, words: vec![0; scalable_bytes(length).div_ceil(size_of::<u128>())].into_boxed_slice() }
+    }
+
+    /// The vector length that it has room for.
+    pub fn length(&self) -> Length {
+        self.length
+    }
+
+    /// Everything, in order.
+    pub fn words(&self) -> &[u128] {
+        &self.words
+    }
+
+    /// Everything, in order.
+    pub fn words_mut(&mut self) -> &mut [u128] {
+        &mut self.words
+    }
+
+    /// Tells whether everything that the SIMD view does not show is zero.
+    fn is_narrow(&self) -> bool {
+        let (vectors, predicates) = self.words.split_at(32 * self.length.quadwords());
+        let mut uppers = vectors.chunks_exact(self.length.quadwords()).map(|vector| &vector[1..]);
+        uppers.all(|upper| upper.iter().all(|word| *word == 0)) && predicates.iter().all(|word| *word == 0)
+    }
+
+    /// Copies what the SIMD view shows.
+    fn narrow(&self, into: &mut [u128; 32]) {
+        let lows = self.words.chunks_exact(self.length.quadwords()).map(|vector| vector[0]);
+        into.iter_mut().zip(lows).for_each(|(q, low)| *q = low);
+    }
+}
+
+/// Where the vector registers are in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// In the SIMD registers. Whatever only SVE shows is zero.
+    Simd,
+    /// In the scalable registers.
+    Sve,
+    /// In the scalable registers, in which only what SIMD shows is not zero, and in the SIMD registers as well.
+    Both,
+}
+
+/// How many saves of scalable registers lie between two looks at whether they are worth the room.
+const LOOK_EVERY: u8 = 8;
+
+/// What a guest with SVE has beside the SIMD registers.
+#[derive(Debug)]
+struct Sve {
+    registers: Scalable,
+    /// `ZCR_EL1`.
+    zcr: u64,
+    form: Form,
+    /// How many more saves until [`LOOK_EVERY`] is up.
+    until_look: u8,
+}
+
+/// A guest's SIMD and SVE state in memory.
+///
+/// **Two forms.** The upper bits of a Z register are zero after a write to the V register that it extends, so a guest that
+/// uses SIMD alone has zeroes there, and no predicates: 528 bytes say everything. An image starts in that form, goes over
+/// to the other when scalable registers are saved, and comes back when a guest is found to have left nothing in them.
+#[derive(Debug)]
+pub struct Vectors<H> {
+    /// FPSR and FPCR are always here.
+    simd: Registers,
+    sve: Option<Sve>,
+    hardware: PhantomData<fn(H)>,
+}
+
+impl<H> Vectors<H> {
+    /// Shows the SIMD registers as they were last saved; V0-V31 only if the [`form`](Self::form) says so.
+    pub fn simd(&self) -> &Registers {
+        &self.simd
+    }
+
+    /// Shows the scalable registers as they were last saved, if the [`form`](Self::form) says so, and `ZCR_EL1`.
+    pub fn scalable(&self) -> Option<(&Scalable, u64)> {
+        self.sve.as_ref().map(|sve| (&sve.registers, sve.zcr))
+    }
+
+    /// Tells where the vector registers are.
+    pub fn form(&self) -> Form {
+        self.sve.as_ref().map_or(Form::Simd, |sve| sve.form)
+    }
+
+    /// The guest's longest vector; none without SVE.
+    pub fn limit(&self) -> Option<Length> {
+        self.sve.as_ref().map(|sve| sve.registers.length)
+    }
+}
+
+impl Sve {
+    /// Finds out the form of what was just saved.
+    fn settle(&mut self, simd: &mut Registers) {
+        self.form = Form::Sve;
+        if self.until_look > 0 {
+            self.until_look -= 1;
+            return;
+        }
+        // A look reads up to all of it, so it is rare. The first one catches a kernel that asked for the vector length
+        // once, while it started.
+        self.until_look = LOOK_EVERY - 1;
+        if self.registers.is_narrow() {
+            self.registers.narrow(&mut simd.q);
+            self.form = Form::Both;
+        }
+    }
+}
+
+impl<H: FpRegs> FpContext for Vectors<H> {
+    type File = File<H>;
+    /// The longest vectors; none without SVE.
+    type Limit = Option<Length>;
+
+    const GROUPS: &'static [Units] = &[SIMD.union(SVE)];
+
+    fn new(limit: Option<Length>) -> Self {
+        let sve = limit.map(|length| Sve {
+            registers: Scalable::new(length),
+            zcr: 0,
+            form: Form::Simd,
+            until_look: 0,
+        });
+        Self { simd: Registers::filled(0), sve, hardware: PhantomData }
+    }
+
+    fn units(&self) -> Units {
+        if self.sve.is_some() { SIMD | SVE } else { SIMD }
+    }
+
+    fn closure(&self, touched: Units) -> Units {
+        // Writing a V register zeroes the rest of its Z register if SVE is not trapped, and may or may not if it is: what
+        // has anything there has to be live as a whole.
+        if touched.intersects(SIMD) && self.form() == Form::Sve {
+            touched | SIMD | SVE
+        } else {
+            touched | SIMD
+        }
+    }
+
+    fn save(&mut self, file: &mut File<H>, units: Units) -> Units {
+        match &mut self.sve {
+            Some(sve) if units.contains(SVE) => {
+                let hardware = file.open_wide(sve.registers.length);
+                sve.zcr = hardware.zcr_el1();
+                hardware.store_scalable(&mut sve.registers, &mut self.simd);
+                sve.settle(&mut self.simd);
+            }
+            sve => {
+                file.open().store(&mut self.simd);
+                if let Some(sve) = sve {
+                    sve.form = Form::Simd;
+                }
+            }
+        }
+        units
+    }
+
+    fn restore(&self, file: &mut File<H>, units: Units) {
+        match &self.sve {
+            Some(sve) if units.contains(SVE) => {
+                let length = sve.registers.length;
+                file.note_reach(length);
+                let hardware = file.open_wide(length);
+                hardware.set_zcr_el1(sve.zcr);
+                match sve.form {
+                    Form::Simd => hardware.load_extended(&self.simd),
+                    Form::Sve | Form::Both => hardware.load_scalable(&sve.registers, &self.simd),
+                }
+            }
+            _ => file.open().load(&self.simd),
+        }
+    }
+
+    fn expose(&self, file: &mut File<H>, units: Units) {
+        file.expose(units);
+    }
+
+    fn conceal(file: &mut File<H>) {
+        file.expose(Units::empty());
+    }
+
+    fn exposed(file: &File<H>) -> Units {
+        file.exposed()
+    }
+
+    fn fill(file: &mut File<H>, _: Units, pattern: u64) {
+        file.flood(pattern);
+    }
+
+    fn has_remains(file: &File<H>, _: Units) -> bool {
+        file.has_remains()
+    }
+
+    fn bytes(&self, units: Units) -> u64 {
+        let simd = size_of::<Registers>();
+        let zcr = size_of::<u64>();
+        let bytes = match &self.sve {
+            Some(Sve { form: Form::Simd, .. }) if units.contains(SVE) => simd + zcr,
+            Some(sve) if units.contains(SVE) => {
+                let controls = 2 * size_of::<u64>();
+                scalable_bytes(sve.registers.length) + controls + zcr
+            }
+            _ => simd,
+        };
+        bytes as u64
+    }
+}
