@@ -15,7 +15,7 @@
 mod image;
 mod steps;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod units;
 
 use core::marker::PhantomData;
@@ -127,8 +127,13 @@ impl<H: FpRegs> File<H> {
         }
     }
 
+    /// The registers as they are.
+    pub fn hardware(&self) -> &H {
+        &self.hardware
+    }
+
     /// The registers, as far as they are open.
-    pub(crate) fn hardware(&mut self) -> &mut H {
+    pub fn hardware_mut(&mut self) -> &mut H {
         &mut self.hardware
     }
 

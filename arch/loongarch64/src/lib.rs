@@ -5,6 +5,8 @@
 #![no_std]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate self as arch_loongarch64;
 
 pub mod cpucfg;
 pub mod efi;
@@ -26,6 +28,10 @@ pub mod timer;
 pub mod trap;
 pub mod tree;
 pub mod vintc;
+
+#[cfg(test)]
+#[path = "../tests/fp/model.rs"]
+mod fp_model;
 
 #[cfg(target_arch = "loongarch64")]
 pub mod fp_regs;

@@ -185,7 +185,7 @@ impl<H: FpRegs, T: FnMut(&mut H, Units) -> Option<u64>> Bench<'_, H, T> {
                 }
                 context.expose(self.file, shown);
                 for (unit, ecode) in ECODES.into_iter().filter(|(unit, _)| present.contains(*unit)) {
-                    let code = (self.touch)(self.file.hardware(), unit);
+                    let code = (self.touch)(self.file.hardware_mut(), unit);
                     let wanted = if shown.contains(unit) { None } else { Some(ecode) };
                     let what = || format!("the exception of {} with EUEN for {}", List(unit), List(shown));
                     self.check(what, code, wanted)?;
@@ -214,14 +214,14 @@ impl<H: FpRegs, T: FnMut(&mut H, Units) -> Option<u64>> Bench<'_, H, T> {
     /// All registers through a view, which is open.
     fn read(&mut self, width: Width) -> [Line; REGISTERS] {
         let mut lines = [Line::ZERO; REGISTERS];
-        self.file.hardware().store(width, width, &mut lines[..width.lines()]);
+        self.file.hardware_mut().store(width, width, &mut lines[..width.lines()]);
         lines
     }
 
     /// Writes the same to all registers through a view, which is open.
     fn flood(&mut self, width: Width, value: u64) {
         let lines = [Line([value; Line::WORDS]); REGISTERS];
-        self.file.hardware().load(width, width, &lines[..width.lines()]);
+        self.file.hardware_mut().load(width, width, &lines[..width.lines()]);
     }
 
     fn above(&mut self) -> Option<Above> {
@@ -259,18 +259,18 @@ impl<H: FpRegs, T: FnMut(&mut H, Units) -> Option<u64>> Bench<'_, H, T> {
         self.file.untwist();
         let lines: [Line; Width::Fpu.lines()] =
             core::array::from_fn(|line| Line(core::array::from_fn(|n| (line * Line::WORDS + n) as u64)));
-        let hardware = self.file.hardware();
+        let hardware = self.file.hardware_mut();
         hardware.load(Width::Fpu, Width::Fpu, &lines);
         hardware.set_top(5);
         let top_without_tm = hardware.top() == 5;
         hardware.set_fcsr(fcsr::TM);
         hardware.set_top(1);
         let renames = self.read(Width::Fpu)[..lines.len()] != lines;
-        let hardware = self.file.hardware();
+        let hardware = self.file.hardware_mut();
         hardware.set_fcsr(0);
         let cleared_by_write = hardware.fcsr() & fcsr::TM == 0;
         self.file.untwist();
-        self.file.hardware().set_top(0);
+        self.file.hardware_mut().set_top(0);
         Some(Twist { renames, top_without_tm, cleared_by_write })
     }
 }
@@ -400,12 +400,12 @@ impl<H: FpRegs, S: Steps> Stage<H, S> {
             self.running = Some(who);
         }
         self.unit.enter(bench.file);
-        if let Some(code) = (bench.touch)(bench.file.hardware(), unit) {
+        if let Some(code) = (bench.touch)(bench.file.hardware_mut(), unit) {
             let wanted = ECODES.into_iter().find(|(one, _)| *one == unit).map(|(_, code)| code);
             bench.check(|| format!("the exception of {}", List(unit)), Some(code), wanted)?;
             bench.check(|| "the answer to it".into(), self.unit.request(unit), Touch::Granted)?;
             self.unit.enter(bench.file);
-            let again = (bench.touch)(bench.file.hardware(), unit);
+            let again = (bench.touch)(bench.file.hardware_mut(), unit);
             bench.check(|| format!("the exception of {} once it was granted", List(unit)), again, None)?;
         }
         guest.look(bench, unit, other).map_err(|wrong| format!("guest {who}: {wrong}"))?;
@@ -437,13 +437,13 @@ impl Pretender {
         unit: Units,
         other: u16,
     ) -> Result<(), String> {
-        let hardware = bench.file.hardware();
+        let hardware = bench.file.hardware_mut();
         let (fcsr, fcc) = (hardware.fcsr(), hardware.fcc());
         bench.check(|| "FCSR".into(), fcsr, self.fcsr)?;
         bench.check(|| "FCC".into(), fcc, self.fcc)?;
         if unit == LBT {
             let mut lbt = Lbt::default();
-            let hardware = bench.file.hardware();
+            let hardware = bench.file.hardware_mut();
             hardware.store_lbt(&mut lbt);
             let top = hardware.top();
             bench.check(|| "SCR and flags".into(), lbt, self.lbt)?;
@@ -487,7 +487,7 @@ impl Pretender {
         } else if twist & !self.fcsr != 0 {
             self.top = None;
         }
-        let hardware = bench.file.hardware();
+        let hardware = bench.file.hardware_mut();
         // Rounding upwards, an inexact result, and TM.
         self.fcsr = 0x200 | 1 << 16 | twist;
         self.fcc = 0x5a ^ self.count as u8;
@@ -514,7 +514,7 @@ impl Pretender {
                 }
             }
         }
-        bench.file.hardware().load(width, width, &lines[..width.lines()]);
+        bench.file.hardware_mut().load(width, width, &lines[..width.lines()]);
     }
 
     /// A value that nobody else writes.

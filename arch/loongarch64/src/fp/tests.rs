@@ -1,13 +1,9 @@
-//! The context on a model of the registers.
-
-mod guest;
-mod laws;
-pub(crate) mod model;
+//! The context by itself; `tests/fp.rs` plays the laws of the machine on the same model of the registers.
 
 use kernel::fp::{FpContext, Units};
 
-use self::model::{JUNK, Kind, Model};
 use super::*;
+use crate::fp_model::{EFLAGS, JUNK, Kind, Model};
 
 const ALL: Units = VECTORS.union(LBT);
 
@@ -39,7 +35,7 @@ fn euen_has_the_bits_of_the_units_and_is_written_when_it_changes() {
         context.expose(&mut file, units);
         context.expose(&mut file, units);
         assert_eq!(file.hardware.euen, euen);
-        assert_eq!(Fp::<Model>::exposed(&file), units);
+        assert_eq!((Fp::<Model>::exposed(&file), file.hardware.open()), (units, units));
     }
     assert_eq!(file.hardware.euen_writes, before + 4);
 }
@@ -171,12 +167,15 @@ fn a_refused_fcsr_loses_the_causes_that_are_enabled_and_nothing_else() {
 fn filling_reaches_all_of_every_register() {
     let mut file = file(Kind::FULL);
     (file.hardware.fcsr, file.hardware.top) = (fcsr::TM, 5);
+    file.hardware.write(3, Width::Lasx, [0, 0, 0, 0x55 << 32]);
+    assert!(file.hardware.bears(0x55));
     Fp::<Model>::fill(&mut file, VECTORS, 7);
     Fp::<Model>::fill(&mut file, LBT, 7);
+    assert!(!file.hardware.bears(0x55));
     assert!((0..REGISTERS).all(|n| xr(&file, n) == [7; 4]));
     let model = &file.hardware;
     assert_eq!((model.fcsr, model.fcc, model.top), (0, 0, 0));
-    assert_eq!((model.lbt.scr, model.lbt.eflags), ([7; 4], 7 & model::EFLAGS));
+    assert_eq!((model.lbt.scr, model.lbt.eflags), ([7; 4], 7 & EFLAGS));
     // A CPU without LBT has nothing to fill there.
     let mut plain = self::file(Kind { present: FPU, ..Kind::FULL });
     Fp::<Model>::fill(&mut plain, LBT, 7);

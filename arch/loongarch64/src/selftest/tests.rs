@@ -1,12 +1,13 @@
+extern crate std;
+
 use alloc::string::ToString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::println;
 
 use super::*;
-use crate::fp::tests::model::{Kind, Model};
 use crate::fp::{Refused, Step};
 
-extern crate std;
+use crate::fp_model::{Kind, Model};
 
 /// What an instruction of a unit does on a model.
 fn touch(model: &mut Model, unit: Units) -> Option<u64> {
@@ -17,7 +18,7 @@ fn touch(model: &mut Model, unit: Units) -> Option<u64> {
 fn test<S: Steps>(kind: Kind) -> Result<Summary, String> {
     let mut file = File::new(Model::new(kind, 11), kind.present);
     let verdict = run_with::<Model, S>(&mut file, touch);
-    assert!(verdict.is_err() || file.hardware().euen == 0);
+    assert!(verdict.is_err() || file.hardware_mut().euen == 0);
     verdict
 }
 

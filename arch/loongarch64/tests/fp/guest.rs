@@ -1,12 +1,10 @@
 //! A guest that knows what its registers must hold.
 
-use alloc::format;
-use alloc::string::String;
-
+use arch_loongarch64::fp::{FPU, LASX, LBT, LSX, REGISTERS, Width, fcsr};
 use kernel::fp::Units;
 
-use super::model::{EFLAGS, Model};
-use crate::fp::{FPU, LASX, LBT, LSX, REGISTERS, Width, fcsr};
+use super::laws::Mishap;
+use super::model::{EFLAGS, Kind, Model};
 
 /// What a guest does next. Whatever it does, it first looks at everything that the unit for it shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,15 +38,6 @@ impl Op {
     }
 }
 
-/// Why an [`Op`] did not happen as it should.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Mishap {
-    /// The gate was shut: the guest stops, to try again.
-    Trap(Units),
-    /// Something else; in words.
-    Wrong(String),
-}
-
 /// What a guest knows of 64 bits of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
@@ -61,8 +50,8 @@ enum Word {
 /// A pretend guest's memory of what it wrote.
 #[derive(Debug)]
 pub(crate) struct Mind {
-    pub(crate) limit: Units,
-    pub(crate) tag: u16,
+    limit: Units,
+    tag: u16,
     count: u32,
     xr: [[Word; 4]; REGISTERS],
     fcsr: u32,
@@ -77,7 +66,7 @@ pub(crate) struct Mind {
 impl Mind {
     /// A guest at power-on, whose every value will bear `tag`. On a CPU that refuses some FCSRs it expects to lose
     /// the causes in them.
-    pub(crate) fn new(limit: Units, tag: u16, model: &Model) -> Self {
+    pub(crate) fn new(limit: Units, tag: u16, kind: Kind) -> Self {
         Self {
             limit,
             tag,
@@ -88,7 +77,7 @@ impl Mind {
             top: 0,
             scr: [0; 4],
             eflags: 0,
-            forgiving: model.kind.refuses,
+            forgiving: kind.refuses,
         }
     }
 

@@ -1,8 +1,9 @@
 //! A CPU's FP registers as values, as unkind as nothing forbids the hardware to be.
 
+use arch_loongarch64::fp::{
+    FPU, FpRegs, LASX, LBT, LSX, Lbt, Line, REGISTERS, Refused, VECTORS, Width, fcsr,
+};
 use kernel::fp::Units;
-
-use crate::fp::{FPU, FpRegs, LASX, LBT, LSX, Lbt, Line, REGISTERS, Refused, VECTORS, Width, fcsr};
 
 /// Set in all garbage, and in nothing a guest writes.
 pub(crate) const JUNK: u64 = 1 << 63;
@@ -38,10 +39,14 @@ pub(crate) struct Model {
     weather: u64,
     /// How often EUEN was written.
     pub(crate) euen_writes: usize,
-    /// How often registers of a group were loaded and saved.
-    pub(crate) moves: (u64, u64),
-    /// How many bytes were copied in and out.
-    pub(crate) bytes: (u64, u64),
+    /// How often registers of a group were loaded.
+    pub(crate) loads: u64,
+    /// How often registers of a group were saved.
+    pub(crate) saves: u64,
+    /// How many bytes were copied in.
+    pub(crate) bytes_in: u64,
+    /// How many bytes were copied out.
+    pub(crate) bytes_out: u64,
     /// How often an FCSR was refused.
     pub(crate) refusals: usize,
 }
@@ -59,8 +64,10 @@ impl Model {
             lbt: Lbt::default(),
             weather: seed | 1,
             euen_writes: 0,
-            moves: (0, 0),
-            bytes: (0, 0),
+            loads: 0,
+            saves: 0,
+            bytes_in: 0,
+            bytes_out: 0,
             refusals: 0,
         };
         model.lose();
@@ -86,6 +93,11 @@ impl Model {
 
     fn garbage(&mut self) -> u64 {
         self.chance() | JUNK
+    }
+
+    /// What a guest could use now.
+    pub(crate) fn open(&self) -> Units {
+        Units::from_bits_retain(self.euen as u8)
     }
 
     /// Whether the root lets a guest use `unit` now.
@@ -204,8 +216,8 @@ impl FpRegs for Model {
                 into[at / 4].0[at % 4] = value;
             }
         }
-        self.moves.1 += 1;
-        self.bytes.1 += width.bytes() + 8;
+        self.saves += 1;
+        self.bytes_out += width.bytes() + 8;
     }
 
     fn load(&mut self, width: Width, form: Width, from: &[Line]) {
@@ -225,8 +237,8 @@ impl FpRegs for Model {
                 }
             }
         }
-        self.moves.0 += 1;
-        self.bytes.0 += width.min(form).bytes() + 8;
+        self.loads += 1;
+        self.bytes_in += width.min(form).bytes() + 8;
     }
 
     fn fill(&mut self, width: Width, pattern: u64) {
@@ -239,15 +251,15 @@ impl FpRegs for Model {
     fn store_lbt(&mut self, into: &mut Lbt) {
         self.need(LBT);
         *into = self.lbt;
-        self.moves.1 += 1;
-        self.bytes.1 += 40;
+        self.saves += 1;
+        self.bytes_out += 40;
     }
 
     fn load_lbt(&mut self, from: &Lbt) {
         self.need(LBT);
         self.lbt = Lbt { eflags: from.eflags & EFLAGS, ..*from };
-        self.moves.0 += 1;
-        self.bytes.0 += 40;
+        self.loads += 1;
+        self.bytes_in += 40;
     }
 
     fn fill_lbt(&mut self, pattern: u64) {
