@@ -1,5 +1,6 @@
 //! Emulated devices: values that answer a guest's accesses and drive an interrupt line.
 
+pub mod ns16550;
 pub mod pl011;
 
 pub use crate::ring::Full;
@@ -33,4 +34,64 @@ pub trait Uart {
     fn poll(&mut self, port: &mut impl Port);
     /// The state of its interrupt line.
     fn level(&self) -> Level;
+}
+
+/// A UART's FIFO of up to `N` entries.
+pub(crate) struct Fifo<T, const N: usize> {
+    entries: [T; N],
+    head: usize,
+    len: usize,
+}
+
+impl<T: Copy + Default, const N: usize> Fifo<T, N> {
+    /// An empty one.
+    pub(crate) fn new() -> Self {
+        Self { entries: [T::default(); N], head: 0, len: 0 }
+    }
+
+    /// How many entries there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends an entry if there is room for it.
+    pub(crate) fn push(&mut self, entry: T) {
+        if self.len < N {
+            self.entries[(self.head + self.len) % N] = entry;
+            self.len += 1;
+        }
+    }
+
+    /// Takes the oldest entry.
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        let first = self.first()?;
+        self.head = (self.head + 1) % N;
+        self.len -= 1;
+        Some(first)
+    }
+
+    /// Forgets all entries.
+    pub(crate) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    fn first(&self) -> Option<T> {
+        (self.len > 0).then(|| self.entries[self.head % N])
+    }
+}
+
+impl<const N: usize> Fifo<u8, N> {
+    /// Sends what the port takes.
+    pub(crate) fn drain(&mut self, port: &mut impl Port) {
+        while let Some(byte) = self.first()
+            && port.put(byte).is_ok()
+        {
+            self.pop();
+        }
+    }
 }

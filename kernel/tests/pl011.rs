@@ -1,9 +1,9 @@
 //! Laws of the emulated PL011.
 
-use std::collections::VecDeque;
+mod line;
 
 use kernel::dev::pl011::Pl011;
-use kernel::dev::{Full, Level, Port, Uart};
+use kernel::dev::{Level, Uart};
 use proptest::prelude::*;
 
 const DR: u64 = 0x000;
@@ -28,59 +28,7 @@ const RT: u64 = 1 << 6;
 const OE: u64 = 1 << 10;
 const FEN: u64 = 1 << 4;
 
-/// A far end that takes `room` more bytes.
-#[derive(Default)]
-struct Line {
-    sent: Vec<u8>,
-    room: usize,
-    waiting: VecDeque<u8>,
-    overrun: bool,
-}
-
-impl Port for Line {
-    fn put(&mut self, byte: u8) -> Result<(), Full> {
-        self.room = self.room.checked_sub(1).ok_or(Full)?;
-        self.sent.push(byte);
-        Ok(())
-    }
-
-    fn get(&mut self) -> Option<u8> {
-        self.waiting.pop_front()
-    }
-
-    fn take_overrun(&mut self) -> bool {
-        std::mem::take(&mut self.overrun)
-    }
-}
-
-struct Rig {
-    uart: Pl011,
-    line: Line,
-}
-
-impl Rig {
-    fn new(room: usize) -> Self {
-        Self { uart: Pl011::new(), line: Line { room, ..Line::default() } }
-    }
-
-    fn load(&mut self, at: u64) -> u64 {
-        self.uart.access(at, 4, None, &mut self.line)
-    }
-
-    fn store(&mut self, at: u64, value: u64) {
-        self.uart.access(at, 4, Some(value), &mut self.line);
-    }
-
-    fn arrive(&mut self, bytes: impl IntoIterator<Item = u8>) {
-        self.line.waiting.extend(bytes);
-        self.uart.poll(&mut self.line);
-    }
-
-    fn make_room(&mut self, room: usize) {
-        self.line.room += room;
-        self.uart.poll(&mut self.line);
-    }
-}
+type Rig = line::Rig<Pl011, 4>;
 
 #[test]
 fn reset_values_and_identification_are_those_of_the_manual() {
@@ -127,28 +75,11 @@ fn a_full_port_fills_the_fifo_and_room_interrupts_at_the_trigger_level() {
 
 #[test]
 fn a_byte_does_not_overtake_those_that_wait() {
-    /// A port that another CPU empties all the time: it takes every third byte offered.
-    #[derive(Default)]
-    struct Racing(Vec<u8>, usize);
-    impl Port for Racing {
-        fn put(&mut self, byte: u8) -> Result<(), Full> {
-            self.1 += 1;
-            if !self.1.is_multiple_of(3) {
-                return Err(Full);
-            }
-            self.0.push(byte);
-            Ok(())
-        }
-
-        fn get(&mut self) -> Option<u8> {
-            None
-        }
-    }
-    let (mut uart, mut port) = (Pl011::new(), Racing::default());
+    let (mut uart, mut port) = (Pl011::new(), line::Racing::default());
     uart.access(LCR_H, 4, Some(FEN), &mut port);
     (0..16).for_each(|byte| assert_eq!(uart.access(DR, 4, Some(byte), &mut port), 0));
     (0..100).for_each(|_| uart.poll(&mut port));
-    assert_eq!(port.0, (0..16).collect::<Vec<u8>>());
+    assert_eq!(port.sent, (0..16).collect::<Vec<u8>>());
 }
 
 #[test]

@@ -11,7 +11,7 @@
 
 use bitflags::bitflags;
 
-use crate::dev::{Level, Port, Uart};
+use crate::dev::{Fifo, Level, Port, Uart};
 
 /// The depth of each FIFO since r1p5; drivers learn it from the revision in UARTPeriphID2.
 const DEPTH: usize = 32;
@@ -71,44 +71,12 @@ bitflags! {
     }
 }
 
-/// A FIFO of up to [`DEPTH`] entries.
-struct Fifo<T> {
-    entries: [T; DEPTH],
-    head: usize,
-    len: usize,
-}
-
-impl<T: Copy + Default> Fifo<T> {
-    fn new() -> Self {
-        Self { entries: [T::default(); DEPTH], head: 0, len: 0 }
-    }
-
-    /// Appends an entry if there is room for it.
-    fn push(&mut self, entry: T) {
-        if self.len < DEPTH {
-            self.entries[(self.head + self.len) % DEPTH] = entry;
-            self.len += 1;
-        }
-    }
-
-    fn first(&self) -> Option<T> {
-        (self.len > 0).then(|| self.entries[self.head % DEPTH])
-    }
-
-    fn pop(&mut self) -> Option<T> {
-        let first = self.first()?;
-        self.head = (self.head + 1) % DEPTH;
-        self.len -= 1;
-        Some(first)
-    }
-}
-
 /// One UART as a guest sees it.
 pub struct Pl011 {
     /// What waits to be read: data in bits 7:0, UARTDR's error bits above.
-    rx: Fifo<u16>,
+    rx: Fifo<u16, DEPTH>,
     /// What the port has not taken yet.
-    tx: Fifo<u8>,
+    tx: Fifo<u8, DEPTH>,
     /// The causes that stay until cleared: RX, TX and OE. RT follows from the FIFO.
     raised: Interrupts,
     /// UARTRSR.
@@ -153,7 +121,7 @@ impl Uart for Pl011 {
 
     fn poll(&mut self, port: &mut impl Port) {
         self.send(port);
-        while self.rx.len < self.depth() {
+        while self.rx.len() < self.depth() {
             let Some(byte) = port.get() else { break };
             self.receive(byte);
         }
@@ -235,7 +203,7 @@ impl Pl011 {
     /// The guest reads UARTDR: the oldest byte and its errors, or zero.
     fn take(&mut self, port: &mut impl Port) -> u16 {
         let entry = self.rx.pop().unwrap_or(0);
-        if self.rx.len < self.rx_trigger() {
+        if self.rx.len() < self.rx_trigger() {
             self.raised.remove(Interrupts::RX);
         }
         self.poll(port);
@@ -244,11 +212,11 @@ impl Pl011 {
 
     /// A byte arrives.
     fn receive(&mut self, byte: u8) {
-        if self.rx.len >= self.depth() {
+        if self.rx.len() >= self.depth() {
             return self.overrun();
         }
         self.rx.push(u16::from(byte) | core::mem::take(&mut self.error));
-        if self.rx.len >= self.rx_trigger() {
+        if self.rx.len() >= self.rx_trigger() {
             self.raised.insert(Interrupts::RX);
         }
     }
@@ -265,11 +233,11 @@ impl Pl011 {
         if self.cr & CR_LBE != 0 {
             self.receive(byte);
             self.raised.insert(Interrupts::TX);
-        } else if self.tx.len == 0 && port.put(byte).is_ok() {
+        } else if self.tx.is_empty() && port.put(byte).is_ok() {
             self.raised.insert(Interrupts::TX);
-        } else if self.tx.len < self.depth() {
+        } else if self.tx.len() < self.depth() {
             self.tx.push(byte);
-            if self.tx.len > self.tx_trigger() {
+            if self.tx.len() > self.tx_trigger() {
                 self.raised.remove(Interrupts::TX);
             }
         }
@@ -277,13 +245,9 @@ impl Pl011 {
 
     /// Sends what had to wait. The interrupt reports that the FIFO fell to its trigger level, or became empty.
     fn send(&mut self, port: &mut impl Port) {
-        let before = self.tx.len;
-        while let Some(byte) = self.tx.first()
-            && port.put(byte).is_ok()
-        {
-            self.tx.pop();
-        }
-        let (after, trigger) = (self.tx.len, self.tx_trigger());
+        let before = self.tx.len();
+        self.tx.drain(port);
+        let (after, trigger) = (self.tx.len(), self.tx_trigger());
         if after < before && after <= trigger && (before > trigger || after == 0) {
             self.raised.insert(Interrupts::TX);
         }
@@ -291,18 +255,18 @@ impl Pl011 {
 
     fn flags(&self) -> Flags {
         let mut flags = Flags::CTS | Flags::DSR | Flags::DCD;
-        flags.set(Flags::BUSY, self.tx.len > 0);
-        flags.set(Flags::TXFE, self.tx.len == 0);
-        flags.set(Flags::TXFF, self.tx.len >= self.depth());
-        flags.set(Flags::RXFE, self.rx.len == 0);
-        flags.set(Flags::RXFF, self.rx.len >= self.depth());
+        flags.set(Flags::BUSY, !self.tx.is_empty());
+        flags.set(Flags::TXFE, self.tx.is_empty());
+        flags.set(Flags::TXFF, self.tx.len() >= self.depth());
+        flags.set(Flags::RXFE, self.rx.is_empty());
+        flags.set(Flags::RXFF, self.rx.len() >= self.depth());
         flags
     }
 
     /// UARTRIS. Below the trigger level, waiting data counts as timed out.
     fn causes(&self) -> Interrupts {
         let mut causes = self.raised;
-        causes.set(Interrupts::RT, self.rx.len > 0 && !causes.contains(Interrupts::RX));
+        causes.set(Interrupts::RT, !self.rx.is_empty() && !causes.contains(Interrupts::RX));
         causes
     }
 
