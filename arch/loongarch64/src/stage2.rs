@@ -52,7 +52,7 @@ const MAT_CC: u64 = 1 << 4;
 /// In a directory: a huge page. A page's G bit is in its place, and a huge page's G bit is bit 12. Neither is set here:
 /// the root's ASID is always the same.
 const HUGE: u64 = 1 << 6;
-/// Not executable.
+/// Not executable. `LDDIR` of QEMU 10.0 cuts it off a huge page; guests' memory is executable in any case.
 const NX: u64 = 1 << 62;
 
 /// Base and width of a level as PWCL has them.

@@ -59,6 +59,25 @@ fn a_kernel_finds_what_it_was_given() {
 }
 
 #[test]
+fn the_memory_map_has_the_ram_disk_above_the_kernel_and_below() {
+    let low = (kernel(0x20_0000, 0x100_0000), 1 << 30, 0x520_0000);
+    let high = (kernel(0x8000_0000, 0x100_0000), 0x1000_0000 + 0x100_0000, 0xfff_0000);
+    for (kernel, memory, initrd) in [low, high] {
+        let furniture = furnish(&guest(memory), HZ, &kernel, Some(&[7; 0x1000])).unwrap();
+        assert_eq!(found(&furniture, initrd).len(), 0x1000);
+        let tables = found(&furniture, EFI_TABLES.start);
+        let long = |at: usize| u64::from_le_bytes(tables[at..at + 8].try_into().unwrap());
+        // The first configuration table is the map; its ranges have type, start, virtual start, pages, attributes.
+        let map = (long((long(112) - EFI_TABLES.start) as usize + 16) - EFI_TABLES.start) as usize;
+        let ranges = (0..long(map) as usize / 40).map(|index| map + 40 + index * 40);
+        let ranges: Vec<_> = ranges.map(|at| (long(at), long(at + 8), long(at + 24))).collect();
+        assert_eq!(ranges.iter().map(|(.., pages)| pages << 12).sum::<u64>(), memory);
+        assert!(ranges.contains(&(2, initrd, 1)), "{ranges:x?}");
+        assert!(ranges.contains(&(1, furniture.entry.0 - 4, 0x1000)), "{ranges:x?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_started_says_why() {
     let refused =
         |guest: &Guest<'_>, kernel: &[u8]| furnish(guest, HZ, kernel, None).unwrap_err().to_string();

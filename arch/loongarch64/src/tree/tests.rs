@@ -61,8 +61,10 @@ fn our_own_readers_find_the_guests_machine() {
 #[test]
 fn a_small_guest_has_one_range_of_memory() {
     let blob = build(&Guest { memory: 64 << 20, ..guest(1) }, HZ).unwrap();
-    let memory: Vec<_> = kernel::platform::memory(&Tree::parse(&blob).unwrap()).map(Result::unwrap).collect();
+    let tree = Tree::parse(&blob).unwrap();
+    let memory: Vec<_> = kernel::platform::memory(&tree).map(Result::unwrap).collect();
     assert_eq!(memory, [region(0, 64 << 20)]);
+    assert!(tree.find("/memory@0").is_some() && tree.find("/memory@80000000").is_none());
 }
 
 #[test]
