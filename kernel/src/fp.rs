@@ -23,6 +23,7 @@
 mod audit;
 mod ledger;
 mod policy;
+mod resident;
 pub mod rules;
 mod slot;
 mod stamp;
@@ -31,6 +32,7 @@ mod unit;
 pub use audit::{AuditSwitch, Breach};
 pub use ledger::{Event, Ledger, SaveCause, Tally};
 pub use policy::{Policy, PolicyCell, UnknownPolicy};
+pub use resident::Resident;
 pub use slot::FpSlot;
 pub use unit::{FpKey, FpUnit, Touch};
 

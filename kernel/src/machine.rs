@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::{Mutex, Once};
 
@@ -9,7 +10,7 @@ use crate::addr::{CpuId, Gpa, VmId};
 use crate::arch::Arch;
 use crate::console::Console;
 use crate::domain::Domain;
-use crate::fp::{AuditSwitch, Ledger, Policy, PolicyCell};
+use crate::fp::{AuditSwitch, Ledger, MAX_GROUPS, Policy, PolicyCell, Resident};
 use crate::mail::Mailbox;
 use crate::mem::Memory;
 use crate::sched::Pool;
@@ -67,18 +68,25 @@ impl<A: Arch> CpuShared<A> {
 #[derive(Debug, Default)]
 pub struct Status {
     /// The vCPU that runs, plus one; zero for none.
-    pub running: core::sync::atomic::AtomicU64,
+    pub running: AtomicU64,
     /// Ticks spent idle.
-    pub idle: core::sync::atomic::AtomicU64,
+    pub idle: AtomicU64,
     /// Turns given.
-    pub turns: core::sync::atomic::AtomicU64,
+    pub turns: AtomicU64,
     /// vCPUs that wait for a turn.
-    pub queued: core::sync::atomic::AtomicU64,
+    pub queued: AtomicU64,
     /// How often guests stopped here.
-    pub exits: core::sync::atomic::AtomicU64,
-    /// Whose FP values the registers hold, plus one, zero for nobody; from bit 32 on which units are valid, from
-    /// bit 40 on which of them are newer than memory.
-    pub resident: core::sync::atomic::AtomicU64,
+    pub exits: AtomicU64,
+    /// Whose FP values the registers of each group hold, as [`Resident::pack`](crate::fp::Resident::pack) writes it;
+    /// zero for nobody's.
+    pub residents: [AtomicU64; MAX_GROUPS],
+}
+
+impl Status {
+    /// Whose FP values the registers hold, of each group that holds any.
+    pub fn residents(&self) -> impl Iterator<Item = Resident> {
+        self.residents.iter().filter_map(|word| Resident::unpack(word.load(Ordering::Relaxed)))
+    }
 }
 
 /// A guest that the device tree describes, running or not.

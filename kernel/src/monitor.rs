@@ -14,13 +14,13 @@ use core::sync::atomic::Ordering;
 use crate::addr::{CpuId, VcpuId, VmId};
 use crate::arch::Arch;
 use crate::console::{Console, PortId};
-use crate::fp::{Policy, Tally, Units};
-use crate::machine::{HOUSEKEEPER, Machine, Message};
+use crate::fp::{Policy, Resident, Tally, Units};
+use crate::machine::{CpuShared, HOUSEKEEPER, Machine, Message};
 use crate::mail::Phase;
 use crate::run::Local;
 use crate::shell::{
-    ActionError, Audit, CpuView, FpCounters, FpCpuView, FpVcpuView, Monitor, VcpuState, VcpuView, VmState,
-    VmView,
+    ActionError, Audit, CpuView, FpCounters, FpCpuView, FpSeatView, FpVcpuView, Monitor, VcpuState, VcpuView,
+    VmState, VmView,
 };
 use crate::trace::{self, Trace};
 use crate::vm::{End, Vm};
@@ -99,10 +99,8 @@ impl<A: Arch> Desk<A> {
 
     /// Which CPU's registers hold values of a vCPU.
     fn resident(&self, id: VcpuId) -> Option<CpuId> {
-        let cpus = self.machine.cpus.iter();
-        cpus.map(|cpu| cpu.status.resident.load(Ordering::Relaxed))
-            .position(|resident| resident & 0xffff_ffff == u64::from(id.0) + 1)
-            .map(CpuId)
+        let holds = |cpu: &CpuShared<A>| cpu.status.residents().any(|resident| resident.owner == id);
+        self.machine.cpus.iter().position(holds).map(CpuId)
     }
 
     fn note(&self, request: Request) {
@@ -165,7 +163,7 @@ impl<A: Arch> Monitor for Desk<A> {
 
     fn cpus(&self) -> Vec<CpuView> {
         let now = (self.machine.now)().0;
-        let view = |(n, cpu): (usize, &crate::machine::CpuShared<A>)| {
+        let view = |(n, cpu): (usize, &CpuShared<A>)| {
             let idle = cpu.status.idle.load(Ordering::Relaxed);
             CpuView {
                 id: CpuId(n),
@@ -187,11 +185,12 @@ impl<A: Arch> Monitor for Desk<A> {
             for index in 0..vm.vcpus() {
                 let tally = vm.ledger(index).map(|ledger| ledger.tally()).unwrap_or_default();
                 // A unit that never trapped can still have been used: an eager policy loads it unasked.
-                let widest = tally.traps.iter().rposition(|count| *count > 0);
+                let trapped = tally.traps.iter().enumerate().filter(|(_, count)| **count > 0);
+                let widest = trapped.map(|(bit, _)| Units::from_bits_retain(1 << bit)).collect();
                 views.push(FpVcpuView {
                     name: self.name(vm.vcpu_id(index)),
                     policy: vm.identity.policy.policy().name(),
-                    widest: widest.map_or("-", |bit| A::fp_name(Units::from_bits_retain(1 << bit))),
+                    widest: A::fp_name(widest),
                     resident: self.resident(vm.vcpu_id(index)),
                     counters: counters(&tally),
                 });
@@ -201,20 +200,15 @@ impl<A: Arch> Monitor for Desk<A> {
     }
 
     fn fp_cpus(&self) -> Vec<FpCpuView> {
-        let view = |(n, cpu): (usize, &crate::machine::CpuShared<A>)| {
-            let word = cpu.status.resident.load(Ordering::Relaxed);
-            let units = Units::from_bits_retain((word >> 32) as u8);
-            FpCpuView {
-                id: CpuId(n),
-                owner: self.published(word & 0xffff_ffff),
-                units: A::fp_name(units),
-                state: match (word & 0xffff_ffff, word >> 40) {
-                    (0, _) => "empty",
-                    (_, 0) => "clean",
-                    _ => "dirty",
-                },
-                counters: counters(&cpu.ledger.get().map(|ledger| ledger.tally()).unwrap_or_default()),
-            }
+        let seat = |resident: Resident| FpSeatView {
+            owner: self.name(resident.owner),
+            units: A::fp_name(resident.valid),
+            state: if resident.dirty.is_empty() { "clean" } else { "dirty" },
+        };
+        let view = |(n, cpu): (usize, &CpuShared<A>)| FpCpuView {
+            id: CpuId(n),
+            seats: cpu.status.residents().map(seat).collect(),
+            counters: counters(&cpu.ledger.get().map(|ledger| ledger.tally()).unwrap_or_default()),
         };
         self.machine.cpus.iter().enumerate().map(view).collect()
     }
@@ -289,14 +283,13 @@ impl<A: Arch> Machine<A> {
     /// What a panic says beside its message: who ran where, the FP ledger, the latest records. Takes no lock.
     pub fn last_words(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         for (n, cpu) in self.cpus.iter().enumerate() {
-            let running = cpu.status.running.load(Ordering::Relaxed);
-            let resident = cpu.status.resident.load(Ordering::Relaxed);
-            write!(out, "cpu {n}: ")?;
-            for (word, what) in [(running, "runs"), (resident & 0xffff_ffff, "has the fp registers")] {
-                match word.checked_sub(1) {
-                    Some(id) => write!(out, "{}/{} {what}; ", id >> 8, id & 0xff)?,
-                    None => write!(out, "nobody {what}; ")?,
-                }
+            match cpu.status.running.load(Ordering::Relaxed).checked_sub(1) {
+                Some(id) => write!(out, "cpu {n}: {}/{} runs; ", id >> 8, id & 0xff)?,
+                None => write!(out, "cpu {n}: nobody runs; ")?,
+            }
+            for Resident { owner: VcpuId(id), valid, dirty } in cpu.status.residents() {
+                let state = if dirty.is_empty() { "clean" } else { "dirty" };
+                write!(out, "{}/{} is in {}, {state}; ", id >> 8, id & 0xff, A::fp_name(valid))?;
             }
             writeln!(out)?;
             if let Some(ledger) = cpu.ledger.get() {

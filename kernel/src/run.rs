@@ -21,7 +21,7 @@ use crate::addr::{CpuId, Ticks, VcpuId, VmId};
 use crate::arch::{Arch, Chips, Cpu, Fault, Guest, Interrupt, Reply, Rest};
 use crate::console::Events;
 use crate::exit::{Access, Call, Exit, Kicks, Verdict};
-use crate::fp::{FpUnit, Touch};
+use crate::fp::{FpUnit, Resident, Touch};
 use crate::machine::{CpuShared, HOUSEKEEPER, Machine, Message};
 use crate::mail::{Phase, PowerOnError};
 use crate::sched::{Next, Occasion, RunQueue, Tuning, Turn, Woken};
@@ -119,10 +119,9 @@ impl<A: Arch> Local<A> {
         self.trace.record(Ticks(now), Kind::TurnEnd, vcpu.id(), 0, 0);
         status.running.store(0, Ordering::Relaxed);
         bump(&status.turns);
-        let resident = self.fp.residents().next().map_or(0, |(id, valid, dirty)| {
-            u64::from(id.0) + 1 | u64::from(valid.bits()) << 32 | u64::from(dirty.bits()) << 40
-        });
-        status.resident.store(resident, Ordering::Relaxed);
+        for (word, resident) in status.residents.iter().zip(self.fp.residents()) {
+            word.store(resident.map_or(0, Resident::pack), Ordering::Relaxed);
+        }
         self.settle(vcpu, &vm, verdict, now);
     }
 

@@ -17,8 +17,8 @@ use crate::console::{Console, PortId};
 use edit::{Edit, Editor};
 
 pub use view::{
-    ActionError, Audit, CpuView, FpCounters, FpCpuView, FpVcpuView, Monitor, VcpuState, VcpuView, VmState,
-    VmView,
+    ActionError, Audit, CpuView, FpCounters, FpCpuView, FpSeatView, FpVcpuView, Monitor, VcpuState, VcpuView,
+    VmState, VmView,
 };
 
 /// What stands before the cursor.

@@ -149,8 +149,8 @@ impl Monitor for Machine {
 
     fn fp_cpus(&self) -> Vec<FpCpuView> {
         let counters = FpCounters { traps: 5, ..FpCounters::default() };
-        let (id, owner) = (CpuId(0), Some("one/0".into()));
-        vec![FpCpuView { id, owner, units: "simd", state: "dirty", counters }]
+        let seats = vec![FpSeatView { owner: "one/0".into(), units: "simd", state: "dirty" }];
+        vec![FpCpuView { id: CpuId(0), seats, counters }]
     }
 
     fn policies(&self) -> &'static [&'static str] {
@@ -333,4 +333,16 @@ fn a_log_line_leaves_the_line_being_typed_intact() {
     let record = |text| log::Log::log(&machine.console, &log::Record::builder().args(text).build());
     record(format_args!("guest two crashed"));
     assert_eq!(machine.keys(""), "\nfermata: guest two crashed\nfermata> vcp");
+}
+
+#[test]
+fn groups_of_fp_registers_are_shown_side_by_side_where_they_differ() {
+    let seat = |owner: &str, units, state| FpSeatView { owner: owner.into(), units, state };
+    let shown = |seats| FpCpuView { id: CpuId(0), seats, counters: FpCounters::default() }.seats();
+    assert_eq!(shown(vec![]), ["-", "-", "empty"]);
+    assert_eq!(shown(vec![seat("one/0", "lasx", "clean")]), ["one/0", "lasx", "clean"]);
+    let both = vec![seat("one/0", "lasx", "dirty"), seat("one/0", "lbt", "dirty")];
+    assert_eq!(shown(both), ["one/0", "lasx,lbt", "dirty"]);
+    let apart = vec![seat("one/0", "fpu", "dirty"), seat("two/0", "lbt", "clean")];
+    assert_eq!(shown(apart), ["one/0,two/0", "fpu,lbt", "dirty,clean"]);
 }

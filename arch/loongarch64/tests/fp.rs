@@ -226,6 +226,25 @@ proptest! {
     }
 }
 
+/// A guest whose LBT waited for it, but whose FPU did not, may not need either.
+#[test]
+fn lbt_that_is_here_waits_for_a_touch_if_the_fpu_has_to_be_loaded() {
+    let mut world = World::new(&[(VECTORS | LBT, Policy::Hold), (FPU, Policy::Hold)]);
+    world.move_to(1, 0);
+    for (nth, unit) in [(0, LBT), (1, FPU)] {
+        world.begin(0, nth);
+        world.guest(0, Op::Look(unit), After::Retry).expect("a new guest sees zeroes");
+    }
+    let before = Full::moved(&world.files[0]);
+    world.begin(0, 0);
+    world.enter(0);
+    assert_eq!((Full::moved(&world.files[0]), Full::open(&world.files[0])), (before, Units::empty()));
+    world.guest(0, Op::Top(3), After::Retry).expect("it has its own TOP");
+    assert_eq!(Full::open(&world.files[0]), FPU | LBT);
+    let tally = world.ledgers[0].tally();
+    assert_eq!((tally.loads, tally.skips, tally.exposures), (3, 1, 4));
+}
+
 mutants! {
     Full {
         owner_check: OwnerCheck,

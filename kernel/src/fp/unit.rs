@@ -8,7 +8,7 @@ use core::marker::PhantomData;
 use super::policy::{AtArrive, AtLeave};
 use super::rules::{Rule, Rules, Sound};
 use super::stamp::{Stamp, Stamps};
-use super::{AuditSwitch, Event, FpContext, FpSlot, Ledger, MAX_GROUPS, SaveCause, Units};
+use super::{AuditSwitch, Event, FpContext, FpSlot, Ledger, MAX_GROUPS, Resident, SaveCause, Units};
 use crate::addr::{CpuId, VcpuId};
 
 /// What the auditor paints registers with that hold nothing. No meaning, but easy to recognise in a dump.
@@ -105,11 +105,12 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         Arc::clone(&self.ledger)
     }
 
-    /// Tells, by group, whose values the registers hold, which units hold them, and which of these are newer than
-    /// memory.
-    pub fn residents(&self) -> impl Iterator<Item = (VcpuId, Units, Units)> {
-        let held = self.seats.iter().filter(|seat| !seat.valid.is_empty());
-        held.filter_map(|seat| Some((seat.owner?, seat.valid, seat.dirty)))
+    /// Tells, group by group, whose values the registers hold.
+    pub fn residents(&self) -> impl Iterator<Item = Option<Resident>> {
+        self.seats[..F::GROUPS.len()].iter().map(|seat| {
+            let Seat { owner, valid, dirty, .. } = *seat;
+            owner.filter(|_| !valid.is_empty()).map(|owner| Resident { owner, valid, dirty })
+        })
     }
 
     /// Shows the state of a vCPU that lives here.
@@ -191,13 +192,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         let mut wanted = slot.request;
         match slot.policy.policy().at_arrive() {
             AtArrive::Everything => wanted |= slot.image.units(),
-            AtArrive::WhatIsHere => {
-                for n in 0..F::GROUPS.len() {
-                    if self.is_here(index, n) {
-                        wanted |= self.seats[n].valid;
-                    }
-                }
-            }
+            AtArrive::WhatIsHere => wanted |= self.usable(index),
             AtArrive::Nothing => {}
         }
         self.pending = u16::from(wanted.bits()) | if self.audit.is_on() { AUDIT } else { 0 };
@@ -382,6 +377,19 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         if fate == AtLeave::SaveAndForget {
             self.seats[n].forget();
         }
+    }
+
+    /// Tells what the registers hold of a vCPU and can be exposed as it is. Units that do not work without those of
+    /// another group, which is not here, wait for a touch: to load that group would be a guess.
+    fn usable(&self, index: usize) -> Units {
+        let valid = |n| if self.is_here(index, n) { self.seats[n].valid } else { Units::empty() };
+        if let [_] = F::GROUPS {
+            return valid(0);
+        }
+        let here: Units = (0..F::GROUPS.len()).map(valid).collect();
+        let image = &self.slot(index).image;
+        let works = |group: &Units| here.contains(image.closure(here & *group) - *group);
+        F::GROUPS.iter().filter(|group| works(group)).map(|group| here & *group).collect()
     }
 
     /// Tells whether the registers of group `n` hold the values of a vCPU.

@@ -228,8 +228,8 @@ fn ledger(out: &mut dyn Write, monitor: &dyn Monitor) -> fmt::Result {
     writeln!(out)?;
     let mut table = header(["CPU", "OWNER", "UNITS", "STATE"]);
     for cpu in monitor.fp_cpus() {
-        let owner = cpu.owner.unwrap_or("-".into());
-        let first = [format!("cpu{}", cpu.id.0), owner, cpu.units.into(), cpu.state.into()];
+        let [owner, units, state] = cpu.seats();
+        let first = [format!("cpu{}", cpu.id.0), owner, units, state];
         table.row(first.into_iter().chain(counts(cpu.counters)));
     }
     table.write(out)
@@ -246,8 +246,8 @@ fn dump(out: &mut dyn Write, monitor: &dyn Monitor) -> fmt::Result {
         line(format!("vcpu={} policy={} widest={}", vcpu.name, vcpu.policy, vcpu.widest), vcpu.counters)?;
     }
     for cpu in monitor.fp_cpus() {
-        let owner = cpu.owner.unwrap_or("-".into());
-        let head = format!("cpu={} owner={owner} units={} state={}", cpu.id.0, cpu.units, cpu.state);
+        let [owner, units, state] = cpu.seats();
+        let head = format!("cpu={} owner={owner} units={units} state={state}", cpu.id.0);
         line(head, cpu.counters)?;
     }
     Ok(())

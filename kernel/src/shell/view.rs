@@ -1,6 +1,6 @@
 //! What the prompt can see and do: the machine as plain values.
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -156,14 +156,35 @@ pub struct FpVcpuView {
 pub struct FpCpuView {
     /// Which CPU.
     pub id: CpuId,
-    /// The vCPU whose state is in the registers.
-    pub owner: Option<String>,
-    /// The units that are valid.
-    pub units: &'static str,
-    /// Whether the registers are newer than memory, in a word: clean, dirty, or empty.
-    pub state: &'static str,
+    /// What is in its registers, by groups of units that have owners of their own. Empty groups are left out.
+    pub seats: Vec<FpSeatView>,
     /// What happened on it.
     pub counters: FpCounters,
+}
+
+/// Whose state a group of registers holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FpSeatView {
+    /// The vCPU.
+    pub owner: String,
+    /// The units that are valid.
+    pub units: &'static str,
+    /// Whether the registers are newer than memory, in a word: clean or dirty.
+    pub state: &'static str,
+}
+
+impl FpCpuView {
+    /// Owners, units and states as they are shown: those of several groups joined by commas, and alike ones once.
+    pub fn seats(&self) -> [String; 3] {
+        let list = |word: fn(&FpSeatView) -> &str, nothing: &str| match &self.seats[..] {
+            [] => nothing.to_string(),
+            [first, rest @ ..] if rest.iter().all(|seat| word(seat) == word(first)) => {
+                word(first).to_string()
+            }
+            seats => seats.iter().map(word).collect::<Vec<_>>().join(","),
+        };
+        [list(|seat| &seat.owner, "-"), list(|seat| seat.units, "-"), list(|seat| seat.state, "empty")]
+    }
 }
 
 /// The FP auditor.
