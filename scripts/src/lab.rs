@@ -2,6 +2,7 @@
 
 use crate::arch::{Arch, Emulator};
 use crate::run::machine::{Handover, Machine, shell_line};
+use crate::run::outcome::Ending;
 use crate::run::qemu::{Keyboard, Qemu};
 use crate::run::script::Script;
 use crate::run::tree::Tree;
@@ -122,6 +123,49 @@ impl Lab {
         let report = watch(Qemu::start(command, Keyboard::Here)?, plan, listener)?;
         report.qemu.lines().for_each(|line| listener.line(usize::MAX, "host", line));
         Ok(report)
+    }
+
+    /// Runs a guest to its end without Fermata. The listener hears the command as in [`Self::run`].
+    ///
+    /// # Errors
+    /// It could not start. How it went is no error here.
+    pub(crate) fn run_bare(
+        &self,
+        machine: &Machine,
+        vm: &Vm,
+        limit: Duration,
+        listener: &mut dyn Listener,
+    ) -> Result<Report> {
+        let qemu = self.tools.emulator(self.arch, machine.emulator);
+        let arguments = machine.bare_arguments(&vm.kernel, &vm.cmdline);
+        listener.line(usize::MAX, "host", &shell_line(qemu, &arguments));
+        let mut command = Command::new(qemu);
+        command.args(arguments);
+        let plan = Plan { line: Line::Plain, guests: Vec::new(), script: None, limit: Some(limit) };
+        let mut renamed = Renamed { name: &vm.name, listener };
+        let mut report = watch(Qemu::start(command, Keyboard::Here)?, plan, &mut renamed)?;
+        report.qemu.lines().for_each(|line| listener.line(usize::MAX, "host", line));
+        // The guest switched the machine off, and there is no Fermata to have a last word.
+        if matches!(report.ending, Ending::Exited(status) if status.success()) {
+            report.ending = Ending::Enough;
+        }
+        Ok(report)
+    }
+}
+
+/// Hears the only console there is under the name of the guest it belongs to.
+struct Renamed<'a> {
+    name: &'a str,
+    listener: &'a mut dyn Listener,
+}
+
+impl Listener for Renamed<'_> {
+    fn line(&mut self, _: usize, _: &str, line: &str) {
+        self.listener.line(1, self.name, line);
+    }
+
+    fn has_enough(&self) -> bool {
+        self.listener.has_enough()
     }
 }
 

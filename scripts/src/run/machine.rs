@@ -15,8 +15,10 @@ pub(crate) struct Board {
     pub(crate) name: &'static str,
     /// The architecture of its CPUs.
     pub(crate) arch: Arch,
-    /// QEMU's `-M`.
+    /// QEMU's `-M` for Fermata.
     machine: &'static str,
+    /// QEMU's `-M` for a guest alone, without what only a hypervisor needs.
+    bare: &'static str,
     /// The emulators that have it, each with its `-cpu` where nothing else is asked for; the first is the default.
     emulators: &'static [(Emulator, &'static str)],
     /// Where its memory starts.
@@ -30,6 +32,7 @@ const BOARDS: &[Board] = &[
         arch: Arch::Aarch64,
         // No randomness in the tree: two runs of one thing are the same run.
         machine: "virt,virtualization=on,gic-version=3,dtb-randomness=off",
+        bare: "virt,gic-version=3,dtb-randomness=off",
         emulators: &[(Emulator::Stock, "max")],
         ram: 0x4000_0000,
     },
@@ -37,6 +40,7 @@ const BOARDS: &[Board] = &[
         name: "virt",
         arch: Arch::Loongarch64,
         machine: "virt",
+        bare: "virt",
         emulators: &[(Emulator::Lvz, "la464,lvz=on,lbt=on"), (Emulator::Stock, "la464")],
         ram: 0,
     },
@@ -89,6 +93,9 @@ pub(crate) enum Handover {
     },
 }
 
+/// The console on QEMU's standard input and output, where no key is QEMU's own.
+const CONSOLE: [&str; 4] = ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"];
+
 /// Where, from the start of RAM, a raw tree, the stub and the image lie. QEMU itself uses 2 MiB for an image with the
 /// arm64 header; the tree and the stub follow where a machine with 128 MiB still has memory and no module lies.
 const RAW_IMAGE: u64 = 2 << 20;
@@ -128,12 +135,10 @@ impl Machine {
         format!("{}{cheap}", self.cpu)
     }
 
-    /// Returns the arguments that make the machine itself.
-    fn base(&self, dump: Option<&Path>) -> Vec<OsString> {
-        let dump = dump.map_or_else(String::new, |file| format!(",dumpdtb={}", escaped(file)));
-        let machine = format!("{}{dump}", self.board.machine);
+    /// Returns the arguments that make the machine itself, of QEMU's `-M`.
+    fn base(&self, machine: &str) -> Vec<OsString> {
         let (cpus, memory) = (self.cpus.to_string(), format!("{}K", self.memory.0 / 1024));
-        let words = ["-M", &machine, "-cpu", &self.cpu_argument(), "-smp", &cpus, "-m", &memory];
+        let words = ["-M", machine, "-cpu", &self.cpu_argument(), "-smp", &cpus, "-m", &memory];
         let fixed = ["-nodefaults", "-display", "none", "-no-reboot"];
         words.iter().chain(&fixed).map(OsString::from).chain(self.extra.iter().cloned()).collect()
     }
@@ -141,7 +146,7 @@ impl Machine {
     /// Returns the arguments of a run: the machine, Fermata, its device tree, the modules, and the console on QEMU's
     /// standard input and output, where no key is QEMU's own.
     pub(crate) fn arguments(&self, image: &Path, handover: &Handover, modules: &[Modules]) -> Vec<OsString> {
-        let mut words = self.base(None);
+        let mut words = self.base(self.board.machine);
         let mut load = |file: &Path, address: u64, more: &str| {
             words.push("-device".into());
             words.push(format!("loader,file={},addr={address:#x},force-raw=on{more}", escaped(file)).into());
@@ -165,9 +170,15 @@ impl Machine {
                 load(stub, self.board.ram + RAW_STUB, ",cpu-num=0");
             }
         }
-        words.extend(
-            ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"].map(OsString::from),
-        );
+        words.extend(CONSOLE.map(OsString::from));
+        words
+    }
+
+    /// Returns the arguments of a run of one guest without Fermata.
+    pub(crate) fn bare_arguments(&self, kernel: &Path, cmdline: &str) -> Vec<OsString> {
+        let mut words = self.base(self.board.bare);
+        words.extend(["-kernel".into(), kernel.into(), "-append".into(), cmdline.into()]);
+        words.extend(CONSOLE.map(OsString::from));
         words
     }
 
@@ -190,7 +201,8 @@ impl Machine {
     /// QEMU does not start, or refuses the machine; the message has its words.
     pub(crate) fn dump_tree(&self, qemu: &Path, file: &Path) -> Result<Vec<u8>> {
         let mut command = Command::new(qemu);
-        command.args(self.base(Some(file))).stdin(Stdio::null());
+        let machine = format!("{},dumpdtb={}", self.board.machine, escaped(file));
+        command.args(self.base(&machine)).stdin(Stdio::null());
         let output = command.output().with_context(|| format!("cannot start {}", qemu.display()))?;
         let said = String::from_utf8_lossy(&output.stderr);
         match std::fs::read(file) {
@@ -260,6 +272,15 @@ mod tests {
         let small = Machine { memory: Memory(64 << 20), ..loongarch(None) };
         assert_eq!(small.tree_address(), 32 << 20);
         assert_eq!(machine("max").tree_address(), 0x4800_0000);
+    }
+
+    #[test]
+    fn a_guest_alone_has_a_machine_without_virtualisation() {
+        let line = |machine: Machine| shell_line("q".as_ref(), &machine.bare_arguments("k".as_ref(), "a=1"));
+        let arm = line(machine("max"));
+        assert!(arm.contains("-M virt,gic-version=3,dtb-randomness=off -cpu max"), "{arm}");
+        assert!(arm.contains("-kernel k -append a=1 -chardev"), "{arm}");
+        assert!(line(loongarch(None)).contains("-M virt -cpu la464,lvz=on,lbt=on"));
     }
 
     #[test]

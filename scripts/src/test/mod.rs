@@ -206,6 +206,10 @@ fn boot_one(lab: &Lab, test: &stanza::Test, log: &Path) -> Result<()> {
     let names: Vec<String> = vms.iter().map(|vm| vm.name.clone()).collect();
     let file = File::create(log).with_context(|| log.display().to_string())?;
     let mut judge = Judge::new(test, &console_names(&names), file);
+    if let ([vm], true) = (vms.as_slice(), test.bare) {
+        let report = lab.run_bare(&test.machine, vm, test.limit, &mut judge)?;
+        return judge.verdict(&report).map_err(anyhow::Error::msg);
+    }
     let job = Job {
         machine: test.machine.clone(),
         vms,

@@ -12,6 +12,7 @@
 //! memory = "1G"
 //! timeout = 60                     # seconds
 //! alone = true                     # while no other test runs
+//! # bare = true                    # a test of one guest, which runs without Fermata: what fails then is the emulator
 //! qemu = ["-icount", "shift=0"]    # more arguments for QEMU
 //! bootargs = "trace=on"            # more of Fermata's command line
 //! guests = [
@@ -100,6 +101,8 @@ struct Stanza {
     #[serde(default)]
     alone: bool,
     #[serde(default)]
+    bare: bool,
+    #[serde(default)]
     qemu: Vec<String>,
     #[serde(default)]
     bootargs: String,
@@ -159,6 +162,8 @@ pub(crate) struct Test {
     pub(crate) limit: Duration,
     /// While no other test runs.
     pub(crate) alone: bool,
+    /// Whether the guest runs without Fermata.
+    pub(crate) bare: bool,
     /// More of Fermata's command line.
     pub(crate) bootargs: String,
     /// What has to be seen.
@@ -254,6 +259,14 @@ fn one(
         stanza.exit != Exit::Expect || !stanza.expect.is_empty(),
         "exit = \"expect\" needs something to expect, or it never ends"
     );
+    ensure!(
+        !stanza.bare
+            || (stanza.guests.len() == 1
+                && stanza.guests[0].guest.is_some()
+                && matches!(stanza.exit, Exit::Off | Exit::Expect)
+                && stanza.script.is_none()),
+        "bare = true runs one guest = NAME to its end, without a script"
+    );
     for guest in &stanza.guests {
         let ways = usize::from(guest.linux)
             + usize::from(guest.guest.is_some())
@@ -272,6 +285,7 @@ fn one(
         machine,
         limit,
         alone: stanza.alone,
+        bare: stanza.bare,
         bootargs: stanza.bootargs.clone(),
         expect: stanza.expect.clone(),
         forbid: stanza.forbid.clone().unwrap_or_else(|| vec!["not ok".to_string()]),
@@ -466,6 +480,9 @@ mod tests {
         assert!(why(two).contains("of one architecture"));
         assert!(why("[[test]]\nname = \"x\"\nguests = [{}]").contains("one of guest"));
         assert!(why("[[test]]\nname = \"x\"\nexit = \"expect\"").contains("never ends"));
+        assert!(why("[[test]]\nname = \"x\"\nbare = true").contains("one guest = NAME"));
+        let linux = "[[test]]\nname = \"x\"\nbare = true\nguests = [{ linux = true }]";
+        assert!(why(linux).contains("one guest = NAME"));
         assert!(why("[[test]]\nname = \"x\"\n[[test]]\nname = \"x\"").contains("two tests"));
         assert!(why("[[test]]\nname = \"x\"\nbreak = [{ melt = 1 }]").contains("melt"));
     }
