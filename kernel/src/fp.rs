@@ -21,6 +21,7 @@
 //! `docs/fp.md` has the states, the laws of the [`Ledger`] and the cost of each policy.
 
 mod audit;
+mod habit;
 mod ledger;
 mod policy;
 mod resident;

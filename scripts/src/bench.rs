@@ -155,7 +155,7 @@ pub(crate) fn check(lab: &Lab, log: &Path) -> Result<()> {
 fn measure(lab: &Lab, kinds: &[&Kind], listener: &mut dyn Listener) -> Result<Figures> {
     let mut figures = Figures { image: length(&lab.image)?, ..Figures::default() };
     // What does not depend on the policy is measured with the first one.
-    let policies = [Policy::Hold, Policy::Eager, Policy::Lazy, Policy::Resident];
+    let policies = [Policy::Hold, Policy::Eager, Policy::Lazy, Policy::Resident, Policy::Adaptive];
     for (boot, policy) in policies.into_iter().enumerate() {
         let wanted: Vec<&str> =
             kinds.iter().filter(|kind| boot == 0 || kind.by_policy).map(|kind| kind.name).collect();

@@ -17,6 +17,8 @@ pub enum Policy {
     /// Loads on first use and does not save before another vCPU needs the registers or the vCPU moves.
     #[default]
     Hold,
+    /// Does what the vCPU's use so far suggests: loads ahead or on first use, and saves as `Hold` does.
+    Adaptive,
 }
 
 /// What becomes of the registers when a turn ends.
@@ -37,17 +39,25 @@ pub(super) enum AtArrive {
     Everything,
     /// Whatever the registers still hold.
     WhatIsHere,
+    /// What the vCPU is expected to use.
+    WhatIsUsual,
     /// Nothing.
     Nothing,
 }
 
 impl Policy {
-    /// All policies, in the order in which they move less and less.
-    pub const ALL: [Self; 4] = [Self::Eager, Self::Lazy, Self::Resident, Self::Hold];
+    /// All policies: those that always do the same, in the order in which they move less and less, and the one that
+    /// chooses.
+    pub const ALL: [Self; 5] = [Self::Eager, Self::Lazy, Self::Resident, Self::Hold, Self::Adaptive];
 
     /// Their names, in the same order.
-    pub const NAMES: [&'static str; 4] =
-        [Self::Eager.name(), Self::Lazy.name(), Self::Resident.name(), Self::Hold.name()];
+    pub const NAMES: [&'static str; 5] = [
+        Self::Eager.name(),
+        Self::Lazy.name(),
+        Self::Resident.name(),
+        Self::Hold.name(),
+        Self::Adaptive.name(),
+    ];
 
     /// Names the policy as it is written in device trees and on command lines.
     pub const fn name(self) -> &'static str {
@@ -56,6 +66,7 @@ impl Policy {
             Self::Lazy => "lazy",
             Self::Resident => "resident",
             Self::Hold => "hold",
+            Self::Adaptive => "adaptive",
         }
     }
 
@@ -64,6 +75,7 @@ impl Policy {
             Self::Eager => AtArrive::Everything,
             Self::Lazy => AtArrive::Nothing,
             Self::Resident | Self::Hold => AtArrive::WhatIsHere,
+            Self::Adaptive => AtArrive::WhatIsUsual,
         }
     }
 
@@ -71,7 +83,7 @@ impl Policy {
         match self {
             Self::Eager | Self::Lazy => AtLeave::SaveAndForget,
             Self::Resident => AtLeave::Save,
-            Self::Hold => AtLeave::Keep,
+            Self::Hold | Self::Adaptive => AtLeave::Keep,
         }
     }
 }
@@ -129,7 +141,8 @@ impl PolicyCell {
             0 => Policy::Eager,
             1 => Policy::Lazy,
             2 => Policy::Resident,
-            _ => Policy::Hold,
+            3 => Policy::Hold,
+            _ => Policy::Adaptive,
         }
     }
 
@@ -157,7 +170,10 @@ mod tests {
     fn an_unknown_name_is_answered_with_the_known_ones() {
         for name in ["", "Hold", "hold ", "eagre"] {
             let error = name.parse::<Policy>().unwrap_err();
-            assert_eq!(error.to_string(), "unknown FP policy, expected one of: eager, lazy, resident, hold");
+            assert_eq!(
+                error.to_string(),
+                "unknown FP policy, expected one of: eager, lazy, resident, hold, adaptive"
+            );
         }
     }
 

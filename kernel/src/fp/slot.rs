@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 
+use super::habit::Habit;
 use super::stamp::Stamp;
 use super::{Event, FpContext, Ledger, MAX_GROUPS, Policy, PolicyCell, Units};
 use crate::addr::{CpuId, VcpuId};
@@ -19,6 +20,8 @@ pub struct FpSlot<F: FpContext> {
     /// Touches recorded and not yet served.
     pub(super) request: Units,
     pub(super) touched: Units,
+    /// What is to be expected of it, by group.
+    pub(super) habits: [Habit; MAX_GROUPS],
     pub(super) last_cpu: Option<CpuId>,
     pub(super) policy: Arc<PolicyCell>,
     pub(super) ledger: Arc<Ledger>,
@@ -34,6 +37,7 @@ impl<F: FpContext> FpSlot<F> {
             stamps: [Stamp::NONE; MAX_GROUPS],
             request: Units::empty(),
             touched: Units::empty(),
+            habits: Default::default(),
             last_cpu: None,
             policy,
             ledger: Arc::default(),

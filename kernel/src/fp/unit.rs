@@ -5,10 +5,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 
+use super::habit::{Dice, Forecast, Habit, Place};
 use super::policy::{AtArrive, AtLeave};
 use super::rules::{Rule, Rules, Sound};
 use super::stamp::{Stamp, Stamps};
-use super::{AuditSwitch, Event, FpContext, FpSlot, Ledger, MAX_GROUPS, Resident, SaveCause, Units};
+use super::{AuditSwitch, Event, FpContext, FpSlot, Ledger, MAX_GROUPS, Policy, Resident, SaveCause, Units};
 use crate::addr::{CpuId, VcpuId};
 
 /// What the auditor paints registers with that hold nothing. No meaning, but easy to recognise in a dump.
@@ -75,6 +76,11 @@ pub struct FpUnit<F: FpContext, R: Rules = Sound> {
     pub(super) running: Option<usize>,
     pub(super) seats: [Seat; MAX_GROUPS],
     pub(super) slots: Vec<Option<Box<FpSlot<F>>>>,
+    /// What the running guest asked for in this turn.
+    asked: Units,
+    /// The groups for which it is watched in this turn: the policy learns whether it uses them.
+    watched: Units,
+    dice: Dice,
     cpu: CpuId,
     stamps: Stamps,
     ledger: Arc<Ledger>,
@@ -92,6 +98,9 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             running: None,
             seats: Default::default(),
             slots: Vec::new(),
+            asked: Units::empty(),
+            watched: Units::empty(),
+            dice: Dice::new(cpu.0),
             cpu,
             stamps: Stamps::new(cpu),
             ledger: Arc::default(),
@@ -181,6 +190,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         slot.image = F::new(slot.limit);
         slot.stamps = stamps;
         slot.request = Units::empty();
+        slot.habits = Default::default();
     }
 
     /// Starts a turn. Nothing moves before [`enter`](Self::enter).
@@ -188,11 +198,13 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         let index = self.index(key);
         debug_assert!(self.running.is_none() && self.exposed.is_empty(), "a turn started within a turn");
         self.running = Some(index);
+        (self.asked, self.watched) = (Units::empty(), Units::empty());
         let slot = self.slot(index);
         let mut wanted = slot.request;
         match slot.policy.policy().at_arrive() {
             AtArrive::Everything => wanted |= slot.image.units(),
             AtArrive::WhatIsHere => wanted |= self.usable(index),
+            AtArrive::WhatIsUsual => wanted |= self.forecast(index),
             AtArrive::Nothing => {}
         }
         self.pending = u16::from(wanted.bits()) | if self.audit.is_on() { AUDIT } else { 0 };
@@ -208,6 +220,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             return Touch::Absent;
         }
         slot.touched |= touched;
+        self.asked |= touched;
         // What else `touched` needs depends on the form the image has when it is loaded.
         let wanted = if R::keeps(Rule::CloseLate) { touched } else { slot.image.closure(touched) };
         let missing = wanted - self.exposed;
@@ -231,7 +244,11 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         let cpu = self.cpu;
         let slot = self.slot_mut(index);
         slot.last_cpu = Some(cpu);
-        let fate = slot.policy.policy().at_leave();
+        let policy = slot.policy.policy();
+        if policy == Policy::Adaptive && !(self.asked | self.watched).is_empty() {
+            self.learn(index);
+        }
+        let fate = policy.at_leave();
         for n in 0..F::GROUPS.len() {
             if self.is_here(index, n) {
                 self.vacate(file, index, n, fate);
@@ -259,6 +276,43 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         self.pending |= u16::from(self.exposed.bits());
         self.exposed = Units::empty();
         F::conceal(file);
+    }
+
+    /// Tells what a vCPU whose turn starts is expected to use, and notes what it is watched for.
+    #[inline(never)]
+    fn forecast(&mut self, index: usize) -> Units {
+        if self.slot(index).habits.iter().all(Habit::is_none) {
+            return Units::empty();
+        }
+        let here = self.usable(index);
+        let slot = occupant(&mut self.slots, index);
+        let mut usual = Units::empty();
+        for (habit, &group) in slot.habits.iter_mut().zip(F::GROUPS) {
+            // What was requested before is served whatever is expected, and nothing can be learned from it.
+            if habit.is_none() || slot.request.intersects(group) {
+                continue;
+            }
+            let place = if here.intersects(group) { Place::Registers } else { Place::Memory };
+            match habit.forecast(place) {
+                Forecast::Use(units) => usual |= units,
+                Forecast::Watch => self.watched |= group,
+            }
+        }
+        usual
+    }
+
+    /// Takes note of what a vCPU used in the turn that ends.
+    #[inline(never)]
+    fn learn(&mut self, index: usize) {
+        let slot = occupant(&mut self.slots, index);
+        for (habit, &group) in slot.habits.iter_mut().zip(F::GROUPS) {
+            let asked = self.asked & group;
+            if habit.is_none() && !asked.is_empty() || self.watched.contains(group) {
+                habit.learn(asked, &mut self.dice);
+            } else {
+                habit.widen(asked);
+            }
+        }
     }
 
     /// Does what `enter` found to be due.

@@ -397,7 +397,7 @@ fn small_world<S: Subject>() -> impl Strategy<Value = Script<S>> {
     let op = prop::sample::select(S::few_ops());
     let after = prop_oneof![1 => Just(After::Retry), 2 => Just(After::Later)];
     let guest = (op, after).prop_map(|(op, after)| Action::Guest { cpu: 0, op, after });
-    let policy = prop::sample::select(vec![Policy::Lazy, Policy::Hold]);
+    let policy = prop::sample::select(vec![Policy::Lazy, Policy::Hold, Policy::Adaptive]);
     let start = policy.prop_map(|policy| Action::SetPolicy { nth: 0, policy });
     let end = prop_oneof![3 => Just(Action::Leave { cpu: 0 }), 1 => Just(Action::PowerDown { cpu: 0 })];
     let turn = (start, prop::collection::vec(guest, 1..=2), end).prop_map(|(start, mut turn, end)| {

@@ -42,7 +42,7 @@ Keys of --vm, with what holds when one is left out:
                         console=ttyS0,115200 on loongarch64)
   cpus=N                vCPUs (2)
   memory=M              memory (256M)
-  fp=POLICY             how FP registers are kept: eager, lazy, resident, hold (hold)
+  fp=POLICY             how FP registers are kept: eager, lazy, resident, hold, adaptive (hold)
   fp-units=U+U...       loongarch64: the FP units it has, of fpu, lsx, lasx, lbt (all that the machine has)
   sve=BITS              SVE with vectors of at most that many bits, or max (0: none)
   affinity=CPUS         physical CPUs it may run on: 1, 0-3, 0+2-3 (all)

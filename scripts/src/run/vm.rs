@@ -25,11 +25,13 @@ pub(crate) enum Policy {
     /// Keep the registers where they are until somebody else needs them.
     #[default]
     Hold,
+    /// Load ahead for who uses FP in every turn and at first use for others; keep the registers as `Hold` does.
+    Adaptive,
 }
 
 impl Policy {
-    /// Every policy, the most eager first.
-    pub(crate) const ALL: [Self; 4] = [Self::Eager, Self::Lazy, Self::Resident, Self::Hold];
+    /// Every policy: the most eager first, the one that chooses last.
+    pub(crate) const ALL: [Self; 5] = [Self::Eager, Self::Lazy, Self::Resident, Self::Hold, Self::Adaptive];
 
     /// Returns the name Fermata knows the policy by.
     pub(crate) const fn name(self) -> &'static str {
@@ -38,6 +40,7 @@ impl Policy {
             Self::Lazy => "lazy",
             Self::Resident => "resident",
             Self::Hold => "hold",
+            Self::Adaptive => "adaptive",
         }
     }
 }
@@ -354,7 +357,10 @@ mod tests {
         let text = why("name=a,colour=red");
         assert!(text.contains("`colour`") && text.contains("known are name, kernel"), "{text}");
         let text = why("fp=sloppy");
-        assert!(text.contains("`sloppy`") && text.contains("eager, lazy, resident, hold"), "{text}");
+        assert!(
+            text.contains("`sloppy`") && text.contains("eager, lazy, resident, hold, adaptive"),
+            "{text}"
+        );
         let text = why("cmdline=a,b,name=x");
         assert!(text.contains("`b` is not KEY=VALUE") && text.contains("quotes"), "{text}");
         assert!(why("cpus=two").contains("`two` is no number"));
