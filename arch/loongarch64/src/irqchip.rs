@@ -23,7 +23,7 @@ pub trait Iocsr {
     fn write64(&self, at: u32, value: u64);
 }
 
-/// The PCH-PIC's registers, by their offsets.
+/// A device's registers, by their offsets.
 pub trait Registers {
     /// Reads a 32-bit register.
     fn read32(&self, offset: usize) -> u32;

@@ -53,8 +53,6 @@ pub const RESET_NOW: u8 = 0x42;
 
 /// The UART's input of the PCH-PIC.
 pub const UART_PIN: u32 = 2;
-/// The real-time clock's input of the PCH-PIC.
-pub const RTC_PIN: u32 = 6;
 /// The inputs of the PCH-PIC.
 pub const PINS: u32 = 32;
 /// The vectors of the EIOINTC: the first ones are for the PCH-PIC's inputs, the others for messages.

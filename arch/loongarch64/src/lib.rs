@@ -28,6 +28,7 @@ pub mod timer;
 pub mod trap;
 pub mod tree;
 pub mod vintc;
+mod words;
 
 #[cfg(test)]
 #[path = "../tests/fp/model.rs"]

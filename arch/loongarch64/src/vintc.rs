@@ -26,15 +26,11 @@ use eiointc::{Cores, Eiointc, Pins, Stay};
 use ipi::{Ipi, Parcel};
 use pch_pic::{News, PchPic};
 
+use crate::layout::{MSI, PCH_PIC};
+use crate::words::Words;
+
 /// Most vCPUs of one guest: the bits of [`Kicks`], and 16 nodes of four cores.
 pub const MAX_VCPUS: usize = 64;
-/// Inputs of the PCH-PIC, which has the EIOINTC's vectors below this number.
-pub const PINS: u32 = pch_pic::PINS;
-
-/// Where the PCH-PIC's registers are.
-pub const PCH_PIC: core::ops::Range<u64> = 0x1000_0000..0x1000_1000;
-/// Where devices write the vectors of their messages.
-pub const PCH_MSI: core::ops::Range<u64> = 0x2ff0_0000..0x2ff0_0008;
 
 /// `ESTAT.IS` of HWI0, and of the inter-processor interrupt.
 const HWI_SHIFT: u32 = 2;
@@ -102,66 +98,6 @@ fn bits(mut word: u64) -> impl Iterator<Item = u32> {
     })
 }
 
-/// `old` with `lanes` of `value`, which has no other bits.
-fn merge(old: u32, value: u32, lanes: u32) -> u32 {
-    old & !lanes | value
-}
-
-/// Four neighbours of an array of byte-wide registers.
-fn four(bytes: &[u8], first: u64) -> u32 {
-    let rest = bytes.get(first as usize..).unwrap_or(&[]);
-    rest.first_chunk().map_or(0, |four| u32::from_le_bytes(*four))
-}
-
-/// Writes `lanes` of four neighbours.
-fn set_four(bytes: &mut [u8], first: u64, value: u32, lanes: u32) {
-    let rest = bytes.get_mut(first as usize..).unwrap_or(&mut []);
-    if let Some(four) = rest.first_chunk_mut() {
-        *four = merge(u32::from_le_bytes(*four), value, lanes).to_le_bytes();
-    }
-}
-
-/// An access as the 32-bit registers see it that it touches, of which an unaligned one has up to three.
-struct Words {
-    first: u64,
-    count: u64,
-    shift: u32,
-    mask: u64,
-}
-
-impl Words {
-    fn new(at: u64, width: u8) -> Self {
-        let width = u64::from(width.clamp(1, 8));
-        let offset = at % 4;
-        Self {
-            first: at - offset,
-            count: (offset + width).div_ceil(4),
-            shift: 8 * offset as u32,
-            mask: u64::MAX >> (64 - 8 * width),
-        }
-    }
-
-    /// The addresses of the registers, with where in 96 bits the register is.
-    fn addresses(&self) -> impl Iterator<Item = (u64, u32)> + use<> {
-        let first = self.first;
-        (0..self.count).map(move |n| (first.wrapping_add(4 * n), 32 * n as u32))
-    }
-
-    fn load(&self, mut read: impl FnMut(u64) -> u32) -> u64 {
-        let all = self.addresses().fold(0, |all, (at, place)| all | u128::from(read(at)) << place);
-        (all >> self.shift) as u64 & self.mask
-    }
-
-    /// Hands the parts of a store to `write`: address, value, and the lanes that it has.
-    fn store(&self, value: u64, mut write: impl FnMut(u64, u32, u32)) {
-        let value = u128::from(value & self.mask) << self.shift;
-        let lanes = u128::from(self.mask) << self.shift;
-        for (at, place) in self.addresses() {
-            write(at, (value >> place) as u32, (lanes >> place) as u32);
-        }
-    }
-}
-
 /// A guest's interrupt chips.
 pub struct Vintc {
     ipi: Box<[Ipi]>,
@@ -222,9 +158,9 @@ impl Vintc {
 
     /// Answers an access to memory, if it is to one of the chips: what a load returns, and whose lines got a bit.
     pub fn mmio(&mut self, at: u64, width: u8, store: Option<u64>) -> Option<(u64, Kicks)> {
-        if PCH_MSI.contains(&at) {
+        if MSI.contains(&at) {
             // The vector is in the first byte; what else a device writes says nothing.
-            let vector = store.filter(|_| at == PCH_MSI.start);
+            let vector = store.filter(|_| at == MSI.start);
             let touched = vector.map_or(0, |vector| self.eiointc.arrive(vector as u8, Stay::Sticky));
             return Some((0, self.refresh(touched)));
         }

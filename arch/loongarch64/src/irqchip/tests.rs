@@ -5,7 +5,8 @@ use core::cell::RefCell;
 use kernel::dev::Level;
 
 use super::*;
-use crate::vintc::{IocsrAccess, PCH_PIC, StartVcpu, Vintc};
+use crate::layout::PCH_PIC;
+use crate::vintc::{IocsrAccess, StartVcpu, Vintc};
 
 /// The chips of a machine with `cores` cores.
 struct Machine {

@@ -10,7 +10,8 @@
 
 use alloc::boxed::Box;
 
-use super::{bits, four, merge, set_four};
+use super::bits;
+use crate::words::{four, merge, set_four};
 
 /// Cores of a node.
 pub(super) const CORES: usize = 4;

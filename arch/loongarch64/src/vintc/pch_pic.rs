@@ -7,11 +7,10 @@
 //!
 //! There are no pins `INTn0` and `INTn1`, so registers that distribute interrupts between them are only stored.
 
+use super::bits;
 use super::eiointc::{Acknowledged, Stay};
-use super::{bits, four, merge, set_four};
-
-/// Input pins, each with a vector of its own, below those of message-signalled interrupts.
-pub(super) const PINS: u32 = 32;
+use crate::layout::PINS;
+use crate::words::{four, merge, set_four};
 
 // Offsets, Loongson 7A1000 user manual, 5.5. The upper halves, for inputs from 32 up, are not there.
 const INT_ID: u64 = 0x000;

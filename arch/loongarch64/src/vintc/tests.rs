@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 
 use super::*;
+use crate::layout::PINS;
 
 mod laws;
 mod linux;
@@ -34,7 +35,7 @@ fn pic_load(vintc: &mut Vintc, offset: u64, width: u8) -> u64 {
 }
 
 fn msi(vintc: &mut Vintc, vector: u64) -> u64 {
-    vintc.mmio(PCH_MSI.start, 4, Some(vector)).unwrap().1.0
+    vintc.mmio(MSI.start, 4, Some(vector)).unwrap().1.0
 }
 
 /// Chips whose vectors are all enabled and go to core 0, each pin with the vector of its number, none masked.
@@ -320,8 +321,8 @@ fn identification_registers() {
     assert_eq!(pic_load(&mut vintc, 0x20, 8), 0xffff_ffff, "32 inputs, all masked");
     assert_eq!(pic_load(&mut vintc, 0x100, 8), 0x0101_0101_0101_0101);
     assert_eq!(vintc.mmio(PCH_PIC.end, 4, None), None);
-    assert_eq!(vintc.mmio(PCH_MSI.end, 4, Some(1)), None);
-    assert_eq!(vintc.mmio(PCH_MSI.start, 4, None), Some((0, Kicks::NONE)));
+    assert_eq!(vintc.mmio(MSI.end, 4, Some(1)), None);
+    assert_eq!(vintc.mmio(MSI.start, 4, None), Some((0, Kicks::NONE)));
 }
 
 #[test]

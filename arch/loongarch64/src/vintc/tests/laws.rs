@@ -82,7 +82,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(from, word)| Op::Iocsr { from, at: 0x1800 + 8 * word, width: 8, store: Some(u64::MAX) }),
         5 => pic.prop_map(|(at, width, store)| Op::Mmio { at: PCH_PIC.start + at, width, store }),
         3 => prop_oneof![0..40u64, any::<u64>()]
-            .prop_map(|vector| Op::Mmio { at: PCH_MSI.start, width: 4, store: Some(vector) }),
+            .prop_map(|vector| Op::Mmio { at: MSI.start, width: 4, store: Some(vector) }),
         6 => (0u32..8, any::<bool>()).prop_map(|(pin, high)| Op::Line { pin, high }),
         1 => (any::<u32>(), any::<bool>()).prop_map(|(pin, high)| Op::Line { pin, high }),
     ]
@@ -406,7 +406,7 @@ proptest! {
                     vintc.iocsr(from, IocsrAccess { at, width, store }, is_memory).kicks
                 }
                 // Messages have no pin that could be masked.
-                Op::Mmio { at, .. } if at == PCH_MSI.start && at_pin => Kicks::NONE,
+                Op::Mmio { at, .. } if at == MSI.start && at_pin => Kicks::NONE,
                 Op::Mmio { at, width, store } => vintc.mmio(at, width, store).unwrap().1,
                 Op::Line { pin, high } => vintc.set_line(pin, level(high)),
             };
@@ -449,7 +449,7 @@ proptest! {
 
 /// Accesses anywhere.
 fn noise() -> impl Strategy<Value = Op> {
-    let near = prop_oneof![any::<u64>(), PCH_PIC, PCH_MSI, Just(u64::MAX), Just(PCH_PIC.end - 1)];
+    let near = prop_oneof![any::<u64>(), PCH_PIC, MSI, Just(u64::MAX), Just(PCH_PIC.end - 1)];
     prop_oneof![
         (any::<usize>(), any::<u64>(), prop::option::of(any::<u64>()))
             .prop_map(|(from, at, store)| Op::Iocsr { from, at, width: 4, store }),

@@ -4,7 +4,8 @@ use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::super::{Outcome, PCH_MSI, PCH_PIC, StartVcpu};
+use super::super::{Outcome, StartVcpu};
+use crate::layout::{MSI, PCH_PIC};
 
 /// Where the model's guests may start.
 pub(super) fn is_memory(at: u64) -> bool {
@@ -423,10 +424,10 @@ impl Model {
                 }
             });
         }
-        if !PCH_MSI.contains(&at) {
+        if !MSI.contains(&at) {
             return None;
         }
-        let vector = store.filter(|_| at == PCH_MSI.start).map(|value| value as u8);
+        let vector = store.filter(|_| at == MSI.start).map(|value| value as u8);
         let kicks = vector.map(|vector| self.watch(|model| model.arrive(vector.into(), Reason::Message)));
         Some((0, kicks.unwrap_or(0)))
     }
