@@ -23,7 +23,7 @@ pub const NONE: u32 = u32::MAX;
 const HWI: u64 = 0xff << 2;
 const IPI: u64 = 1 << 12;
 /// The line that the EIOINTC drives, HWI1, as its registers name it: a bit of eight.
-const PARENT: u8 = 1 << 1;
+const PARENT: u32 = 1 << 1;
 
 /// PCH-PIC: identification.
 pub const PIC_ID: u64 = 0x00;
@@ -138,8 +138,10 @@ pub(crate) fn handle() {
 
 /// Routes a vector of the EIOINTC to a vCPU.
 pub fn route(vector: u32, cpu: usize) {
-    // A bit for each of four cores of a node.
-    iocsr::write8(iocsr::EIO_COREMAP + u64::from(vector), 1 << (machine().ids[cpu] & 3));
+    // A bit for each of four cores of a node; plain QEMU takes whole words only.
+    let (register, shift) = (iocsr::EIO_COREMAP + u64::from(vector & !3), vector % 4 * 8);
+    let others = iocsr::read32(register) & !(0xff << shift);
+    iocsr::write32(register, others | 1 << (machine().ids[cpu] & 3) << shift);
 }
 
 /// Sends a message-signalled interrupt.
@@ -193,25 +195,39 @@ impl Chips {
         }
     }
 
-    /// Sets the EIOINTC up as Linux does: every vector goes to the first core by the line that is in the tree. Everything
-    /// is masked.
+    /// Sets them up: see [`reset`].
     pub(crate) fn init(&self) {
-        iocsr::write64(iocsr::MISC_FUNC, iocsr::read64(iocsr::MISC_FUNC) | 1 << 48);
-        for pair in 0..4 {
-            iocsr::write32(iocsr::EIO_NODEMAP + pair * 4, 1 << (2 * pair + 17) | 1 << (2 * pair));
-        }
-        for group in 0..8 {
-            iocsr::write8(iocsr::EIO_IPMAP + group, PARENT);
-        }
-        for word in 0..8 {
-            iocsr::write32(iocsr::EIO_ENABLE + word * 4, 0);
-            iocsr::write32(iocsr::EIO_BOUNCE + word * 4, 0);
-        }
-        for quad in 0..64 {
-            iocsr::write32(iocsr::EIO_COREMAP + quad * 4, 0x0101_0101);
-        }
-        mmio::write64(self.pic + PIC_MASK, u64::MAX);
+        reset_at(self.pic);
     }
+}
+
+/// Sets the chips up as at the start.
+pub fn reset() {
+    reset_at(machine().chips.pic);
+    init_cpu();
+}
+
+/// Sets the EIOINTC up as Linux does: every vector goes to the first core by the line that is in the tree. Everything is
+/// masked.
+fn reset_at(pic: u64) {
+    iocsr::write64(iocsr::MISC_FUNC, iocsr::read64(iocsr::MISC_FUNC) & !(1 << 49) | 1 << 48);
+    for pair in 0..4 {
+        iocsr::write32(iocsr::EIO_NODEMAP + pair * 4, 1 << (2 * pair + 17) | 1 << (2 * pair));
+    }
+    for half in 0..2 {
+        iocsr::write32(iocsr::EIO_IPMAP + half * 4, PARENT * 0x0101_0101);
+    }
+    for word in 0..8 {
+        iocsr::write32(iocsr::EIO_ENABLE + word * 4, 0);
+        iocsr::write32(iocsr::EIO_BOUNCE + word * 4, 0);
+    }
+    for quad in 0..64 {
+        iocsr::write32(iocsr::EIO_COREMAP + quad * 4, 0x0101_0101);
+    }
+    mmio::write32(pic + PIC_MASK, u32::MAX);
+    mmio::write32(pic + PIC_EDGE, 0);
+    mmio::write32(pic + PIC_POLARITY, 0);
+    mmio::write32(pic + PIC_HTMSI_EN, u32::MAX);
 }
 
 /// Reads what a syscon-poweroff or syscon-reboot node says.

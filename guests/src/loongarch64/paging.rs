@@ -48,7 +48,7 @@ impl Space {
 
     /// Returns where a table is, physically.
     pub fn table(&self, level: usize) -> u64 {
-        self.0.get() as u64 & 0xffff_ffff_ffff | (level as u64) << 12
+        (self.0.get() as u64 & 0xffff_ffff_ffff) + ((level as u64) << 12)
     }
 
     /// Writes an entry of a table.

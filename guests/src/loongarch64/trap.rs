@@ -4,7 +4,7 @@ use core::arch::naked_asm;
 use core::mem::{offset_of, size_of};
 
 use super::{csr, paging};
-use crate::{cpu, report, set_csr, trap};
+use crate::{cpu, csr, report, set_csr, trap};
 
 /// What the entry saves: enough to resume and to report.
 #[repr(C)]
@@ -153,7 +153,24 @@ pub fn install() {
     paging::nothing().install();
 }
 
+/// Makes a fault of the refill handler one of the access that missed: otherwise ERTN would go back to the refill, for ever.
+///
+/// The mode is direct then, but this code is found all the same: direct address mode ignores the high bits.
+fn leave_refill(frame: &mut Frame) {
+    let refill = csr!(csr::TLBRERA);
+    if refill & 1 != 0 {
+        set_csr!(csr::CRMD, MAPPED);
+        set_csr!(csr::TLBRERA, 0);
+        frame.era = refill & !0b11;
+        frame.prmd = csr!(csr::TLBRPRMD) & 0b111;
+    }
+}
+
+/// CRMD of mapped mode at PLV0, interrupts masked: see [`super::start::mapped_mode`].
+const MAPPED: u64 = 0xb0;
+
 extern "C" fn dispatch(frame: &mut Frame) {
+    leave_refill(frame);
     match frame.estat >> 16 & 0x3f {
         code::INT => trap::interrupt(frame),
         _ => trap::fault(frame),

@@ -12,7 +12,7 @@
 #![no_main]
 
 #[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
-#[cfg_attr(target_arch = "loongarch64", path = "loongarch64.rs")]
+#[cfg_attr(target_arch = "loongarch64", path = "loongarch64/mod.rs")]
 mod arch;
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -87,7 +87,7 @@ fn still_alive() -> Outcome {
         } else {
             arch::raise_device();
         }
-        ensure!(soon(|| taken(0, number) == before + 1), "interrupt {number} does not come any more");
+        ensure!(soon(|| taken(0, number) > before), "interrupt {number} does not come any more");
     }
     Ok(Done::Passed)
 }

@@ -17,26 +17,32 @@ use guests::{cpu, ensure, irq, smp, timer};
 
 guests::guest!(arch::main);
 
-/// Interrupts in the order they were taken; the vCPU is in bits 31:16.
+/// Interrupts in the order they were taken: the number, the vCPU in bits 30:16, and [`WRITTEN`].
 static LOG: [AtomicU32; 128] = [const { AtomicU32::new(0) }; 128];
+/// Tells an entry from one that is counted already and still to be written.
+const WRITTEN: u32 = 1 << 31;
 static LOGGED: AtomicUsize = AtomicUsize::new(0);
 
 fn log(number: u32) {
     let at = LOGGED.fetch_add(1, Relaxed);
-    LOG[at % LOG.len()].store(number | (cpu::index() as u32) << 16, Release);
+    LOG[at % LOG.len()].store(number | (cpu::index() as u32) << 16 | WRITTEN, Release);
 }
 
 fn logged() -> usize {
     LOGGED.load(Acquire)
 }
 
+/// Returns an entry below [`logged`]; 0 if nobody finishes writing it.
 fn entry(at: usize) -> u32 {
-    LOG[at % LOG.len()].load(Acquire)
+    let entry = &LOG[at % LOG.len()];
+    soon(|| entry.load(Acquire) & WRITTEN != 0);
+    entry.load(Acquire) & !WRITTEN
 }
 
 /// Logs interrupts from here on and forgets earlier ones.
 fn forget() {
     irq::on_interrupt(log);
+    LOG.iter().for_each(|entry| entry.store(0, Relaxed));
     LOGGED.store(0, Release);
 }
 
