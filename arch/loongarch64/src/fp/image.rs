@@ -5,7 +5,7 @@ use alloc::vec;
 
 use kernel::fp::Units;
 
-use super::units::{FPU, LASX, LSX, VECTORS};
+use super::units::{FPU, LASX, LSX};
 
 /// How many F, VR and XR registers there are.
 pub const REGISTERS: usize = 32;
@@ -26,20 +26,22 @@ impl Width {
     pub const ALL: [Self; 3] = [Self::Fpu, Self::Lsx, Self::Lasx];
 
     /// The widest view among `units`.
-    pub fn of(units: Units) -> Option<Self> {
-        [(LASX, Self::Lasx), (LSX, Self::Lsx), (FPU, Self::Fpu)]
-            .into_iter()
-            .find(|(unit, _)| units.contains(*unit))
-            .map(|(_, width)| width)
+    pub const fn of(units: Units) -> Option<Self> {
+        if units.contains(LASX) {
+            Some(Self::Lasx)
+        } else if units.contains(LSX) {
+            Some(Self::Lsx)
+        } else if units.contains(FPU) {
+            Some(Self::Fpu)
+        } else {
+            None
+        }
     }
 
     /// The view and those below it, without which it does not work.
     pub const fn units(self) -> Units {
-        match self {
-            Self::Fpu => FPU,
-            Self::Lsx => FPU.union(LSX),
-            Self::Lasx => VECTORS,
-        }
+        // Their bits are in the order of the widths.
+        Units::from_bits_retain((2 << self as u8) - 1)
     }
 
     /// How many 64-bit words of each register it has.
@@ -115,6 +117,14 @@ pub struct Lbt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fp::VECTORS;
+
+    #[test]
+    fn a_view_has_those_below_it() {
+        assert_eq!(Width::ALL.map(Width::units), [FPU, FPU | LSX, VECTORS]);
+        assert_eq!(Width::ALL.map(|width| Width::of(width.units())), Width::ALL.map(Some));
+        assert_eq!(Width::of(Units::empty()), None);
+    }
 
     #[test]
     fn forms_have_the_sizes_the_leaf_expects() {
