@@ -9,8 +9,8 @@ use crate::cpu::{self, MAX_CPUS};
 use crate::tree::{self, Machine, Tree};
 use crate::{console, report, smp};
 
-/// Size of a vCPU's stack.
-pub(crate) const STACK: usize = 32 << 10;
+/// Size of a vCPU's stack: a handler and what it interrupted have several copies of the FP registers, of up to 9 KiB.
+pub(crate) const STACK: usize = 128 << 10;
 
 /// A stack for each vCPU; that of vCPU n ends where that of n + 1 begins.
 #[repr(C, align(4096))]

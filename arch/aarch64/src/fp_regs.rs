@@ -103,7 +103,7 @@ impl FpRegs for Hardware {
 
     fn load_extended(&mut self, from: &Registers) {
         self.load(from);
-        // SAFETY: writing the V registers has zeroed the rest of each Z register, SVE being open here (DDI0487 B1.2.1). The
+        // SAFETY: writing the V registers has zeroed the rest of each Z register, SVE being open here (DDI0487 B1.4.3). The
         // predicates that are overwritten belong to `self` alone.
         unsafe { clear_predicates() }
     }

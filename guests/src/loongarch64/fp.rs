@@ -69,6 +69,11 @@ impl Units {
         fpu.when(word, 4, Self::LSX).when(word, 5, Self::LASX).when(word, 10, Self::LBT)
     }
 
+    /// Tells what keeps its contents over a system call of Linux: everything.
+    pub fn kept_by_calls(self) -> Self {
+        self
+    }
+
     /// Draws some of these units that can be used together, at least one.
     pub fn draw(self, rng: &mut Rng) -> Self {
         loop {

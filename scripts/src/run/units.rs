@@ -193,7 +193,7 @@ impl FromStr for Sve {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(0) => Ok(Self::Hidden),
-            // DDI0487 B1.2.1: 128 to 2048 bits. Which of them there are depends on the CPU.
+            // DDI0487 B1.4.1: 128 to 2048 bits. Which of them there are depends on the CPU.
             Ok(bits @ 128..=2048) if bits % 128 == 0 => Ok(Self::Bits(bits)),
             _ if text == "max" => Ok(Self::Longest),
             _ => Err(format!("`{text}` is no vector length; write a multiple of 128 up to 2048, or max")),

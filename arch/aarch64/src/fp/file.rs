@@ -9,8 +9,10 @@ use super::{FpRegs, Length, Lengths, Present, SIMD, SVE, cptr, encode_cptr};
 /// One CPU's FP registers. It stays on its CPU: it is neither `Send` nor `Sync`.
 ///
 /// `ZCR_EL2` and `ZCR_EL1` are part of them, and are written only when registers are loaded. Whoever runs without
-/// owning the registers can neither use them nor see either, and must not lower the vector length under its owner: the
-/// upper bits of every Z register could be lost (DDI0487 B1.2.1: zero or what they were).
+/// owning the registers can neither use them nor see either, and must not lower the vector length under its owner:
+/// what is beyond may be zero when the length grows again (DDI0487 B1.4.2, YRPDH). Where SVE is trapped and FP is not
+/// the length is 128 bits whatever ZCR says (KXKNK), but the state is preserved over the time that EL1 and EL0 run with
+/// SVE, SME and FP trapped (DMBPN). So all three are, or the owner runs.
 #[derive(Debug)]
 pub struct File<H: FpRegs> {
     hardware: H,

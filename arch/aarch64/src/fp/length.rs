@@ -10,7 +10,7 @@ const QUADWORD: usize = 16;
 pub struct Length(u8);
 
 impl Length {
-    /// The longest that the architecture allows (DDI0487 B1.2.1).
+    /// The longest that the architecture allows (DDI0487 B1.4.1).
     pub const MAX: Self = Self(16);
 
     /// The length of that many quadwords, if there is one.

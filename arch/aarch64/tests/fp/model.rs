@@ -1,8 +1,8 @@
 //! The SIMD and SVE registers of a CPU as values, and a guest that knows what should be in them.
 //!
 //! Where the manual leaves a choice the model takes now one, now the other: what becomes of the bits beyond a vector
-//! length that shrank, or beyond V where SVE is trapped (DDI0487 B1.2.1, B1.2.2). QEMU always zeroes the former and keeps
-//! the latter.
+//! length that shrank (DDI0487 B1.4.2, YRPDH), which it also does where SVE is trapped and FP is not (KXKNK). QEMU always
+//! zeroes them.
 //!
 //! A scalable register is an array of 16 parts, as many as the vector length has quadwords of which are in use: 128 bits of
 //! a Z register, 16 bits of a predicate.
@@ -128,11 +128,17 @@ impl State {
         }
     }
 
-    /// Enters EL1.
+    /// Enters EL1, and has it do as it likes.
     pub(crate) fn eret(&mut self) {
         self.effective = self.cptr;
-        let length = self.el1_length();
-        self.narrow(length);
+        match (self.cptr & cptr::TFP, self.cptr & cptr::TZ) {
+            (0, 0) => self.narrow(self.el1_length()),
+            // With SVE trapped, a vector has 128 bits (KXKNK).
+            (0, _) => self.narrow(Length::from_quadwords(1).expect("128 bits")),
+            // With everything trapped, EL2 finds all as it was (DMBPN).
+            (_, cptr::TZ) => {}
+            _ => panic!("SVE is not trapped, and FP is"),
+        }
     }
 
     /// What a guest could use now.

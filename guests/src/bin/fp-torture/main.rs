@@ -93,6 +93,17 @@ fn main() {
     });
 }
 
+/// Gives others a chance to run on this CPU, for a time that `seed` chooses.
+#[cfg_attr(target_arch = "loongarch64", expect(dead_code, reason = "for tests of other architectures"))]
+pub(crate) fn pause(seed: u32) {
+    let mut rng = Rng::new(seed.into());
+    match rng.below(3) {
+        0 => timer::sleep(timer::micros(rng.below(2000))),
+        1 => timer::busy(timer::micros(rng.below(2000))),
+        _ => {}
+    }
+}
+
 /// Tells what this vCPU uses.
 fn mine() -> Units {
     units(cpu::index())
@@ -202,6 +213,12 @@ fn torture(number: usize) {
     let end = timer::now() + timer::micros(args::number("seconds", 5) * 1_000_000);
     let tally = &TALLY[number];
     let mut round = 0;
+    // What a vCPU that was just started finds is nobody else's.
+    fp::enable(mine());
+    if let Some(mismatch) = State::read(mine()).foreign(owner) {
+        lost(number, round, format_args!("at the start: {mismatch}"));
+        return;
+    }
     while timer::now() < end && !LOST.load(Relaxed) {
         round += 1;
         let units = mine().draw(&mut rng);

@@ -197,33 +197,39 @@ fn work(owner: Owner, units: Units, end: u64, checks: &AtomicU64) -> bool {
         let pattern = State::pattern(owner, round, some);
         pattern.load();
         for step in 0..1 + rng.below(8) {
-            let did = live(&mut rng);
+            let (did, kept) = live(&mut rng, some);
             checks.fetch_add(1, Relaxed);
-            if let Some(mismatch) = pattern.check() {
+            let found = State::read(some);
+            let seen =
+                if kept == some { pattern.compare(&found) } else { pattern.compare(&State::read(kept)) };
+            if let Some(mismatch) = seen.or_else(|| found.foreign(owner)) {
                 say(format_args!(
                     "fp-check: MISMATCH worker {worker} seed {seed} round {round} {some} step {step} after {did}: {mismatch}\n"
                 ));
                 return false;
+            }
+            if kept != some {
+                pattern.load();
             }
         }
     }
     true
 }
 
-/// Does one random thing that FP registers must survive, and says which.
-fn live(rng: &mut Rng) -> &'static str {
-    match rng.below(8) {
+/// Does one random thing, and says which, and what of `units` it must leave as it was.
+fn live(rng: &mut Rng, units: Units) -> (&'static str, Units) {
+    let did = match rng.below(8) {
         0 => {
             call0(number::SCHED_YIELD);
-            "sched_yield"
+            return ("sched_yield", units.kept_by_calls());
         }
         1 => {
             nap(rng.below(2_000_000));
-            "nanosleep"
+            return ("nanosleep", units.kept_by_calls());
         }
         2 => {
             call0(number::GETPID);
-            "getpid"
+            return ("getpid", units.kept_by_calls());
         }
         3 => {
             // Long enough to be preempted by the guest's kernel and by the hypervisor.
@@ -234,5 +240,6 @@ fn live(rng: &mut Rng) -> &'static str {
             guests::cpu::spin(rng.below(40_000));
             "a short spin"
         }
-    }
+    };
+    (did, units)
 }
