@@ -51,6 +51,14 @@ pub(crate) fn boot_image(file: &[u8]) -> Result<Vec<u8>> {
     Ok(flat)
 }
 
+/// Tells how many bytes of an image a loader puts into memory: of an ELF file those of its segments, of another all.
+///
+/// # Errors
+/// As [`flatten`].
+pub(crate) fn loaded_size(file: &[u8]) -> Result<u64> {
+    if file.starts_with(b"\x7fELF") { Ok(flatten(file)?.len() as u64) } else { Ok(file.len() as u64) }
+}
+
 /// Adds up the memory the loadable segments take, from the lowest to the highest address, in bytes.
 fn memory_size(file: &[u8]) -> Result<u64> {
     let header = FileHeader64::<LittleEndian>::parse(file)?;
@@ -84,6 +92,12 @@ mod tests {
         let flat = flatten(&elf(&[(0, b"text", 4), (0x1000, b"", 0x10_0000)])).unwrap();
         assert_eq!(flat.len(), 0x1000);
         assert!(flat[4..].iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    fn what_is_loaded_of_an_elf_file_are_its_segments() {
+        assert_eq!(loaded_size(&elf(&[(0, b"text", 4), (0x1000, b"data", 0x10_0000)])).unwrap(), 0x1004);
+        assert_eq!(loaded_size(&[0; 77]).unwrap(), 77);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::setup::{self, Need, Tools};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -181,12 +181,4 @@ fn hand_over(scratch: &Scratch, job: &Job<'_>, tree: &mut Tree) -> Result<Handov
         }
         None => Ok(Handover::Boot(scratch.file("fermata.dtb", &tree.to_bytes()?)?)),
     }
-}
-
-/// Tells how long a file is, in bytes.
-///
-/// # Errors
-/// It cannot be looked at.
-pub(crate) fn length(path: &Path) -> Result<u64> {
-    Ok(std::fs::metadata(path).with_context(|| path.display().to_string())?.len())
 }
