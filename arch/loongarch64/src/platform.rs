@@ -5,6 +5,8 @@ use kernel::fdt::{Complaint, Found, Node, Specifier, Tree, Wanted};
 use kernel::mem::Region;
 use kernel::platform::Cpu;
 
+use crate::irqchip::Trigger;
+
 /// The hardware interrupts of a CPU, HWI0 to HWI7, as ESTAT.IS counts.
 const HARDWARE_INTERRUPTS: core::ops::RangeInclusive<u32> = 2..=9;
 /// The inputs of a PCH-PIC.
@@ -87,14 +89,8 @@ impl<'a> Interrupts<'a> {
         if pin >= PINS {
             return Err(odd("an input below 64"));
         }
-        let (trigger, active) = match flags & 0xf {
-            1 => (Trigger::Edge, Active::High),
-            2 => (Trigger::Edge, Active::Low),
-            4 => (Trigger::Level, Active::High),
-            8 => (Trigger::Level, Active::Low),
-            _ => return Err(odd("an edge (1 or 2) or a level (4 or 8)")),
-        };
-        Ok(Line { pin, vector: self.base + pin, trigger, active })
+        let trigger = Trigger::from_cell(flags & 0xf).ok_or(odd("an edge (1 or 2) or a level (4 or 8)"))?;
+        Ok(Line { pin, trigger })
     }
 }
 
@@ -103,30 +99,8 @@ impl<'a> Interrupts<'a> {
 pub struct Line {
     /// Its number.
     pub pin: u32,
-    /// Its vector at the EIOINTC, below 256.
-    pub vector: u32,
-    /// What makes it pending.
+    /// How it asks for attention.
     pub trigger: Trigger,
-    /// What counts as up.
-    pub active: Active,
-}
-
-/// What makes an interrupt pending.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
-    /// Its line goes up.
-    Edge,
-    /// Its line is up.
-    Level,
-}
-
-/// When a line is up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Active {
-    /// While its voltage is high.
-    High,
-    /// While its voltage is low.
-    Low,
 }
 
 /// The number that a CPU has in CPUID.CoreID, and by which others interrupt it.
@@ -135,6 +109,9 @@ pub fn core_id<'a>(cpu: &Cpu<'a>) -> Result<u32, Complaint<'a>> {
     let odd = cpu.node.complain("reg", Found::Number(cpu.hardware_id), wanted);
     u32::try_from(cpu.hardware_id).ok().filter(|_| cpu.hardware_id <= MAX_CORE_ID).ok_or(odd)
 }
+
+/// How QEMU's `virt` is switched off (its ACPI GED sleep control), for when there is no tree to say so.
+pub const QEMU_POWER_OFF: Switch = Switch { register: Hpa(0x100e_001c), width: 1, value: 0x34, mask: 0xff };
 
 /// A register that does something to the machine when it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
