@@ -33,10 +33,31 @@ impl Mmio {
         unsafe { write_volatile(with_exposed_provenance_mut(self.base + offset), value) }
     }
 
+    /// Reads an 8-bit register.
+    #[inline]
+    pub fn read8(&self, offset: usize) -> u8 {
+        // SAFETY: as for `read32`, and a byte is always aligned.
+        unsafe { read_volatile(with_exposed_provenance_mut(self.base + offset)) }
+    }
+
     /// Writes an 8-bit register.
     #[inline]
     pub fn write8(&self, offset: usize, value: u8) {
-        // SAFETY: as for `write32`.
+        // SAFETY: as for `write32`, and a byte is always aligned.
+        unsafe { write_volatile(with_exposed_provenance_mut(self.base + offset), value) }
+    }
+
+    /// Reads a 16-bit register.
+    #[inline]
+    pub fn read16(&self, offset: usize) -> u16 {
+        // SAFETY: as for `read32`, 16-bit aligned.
+        unsafe { read_volatile(with_exposed_provenance_mut(self.base + offset)) }
+    }
+
+    /// Writes a 16-bit register.
+    #[inline]
+    pub fn write16(&self, offset: usize, value: u16) {
+        // SAFETY: as for `write32`, 16-bit aligned.
         unsafe { write_volatile(with_exposed_provenance_mut(self.base + offset), value) }
     }
 

@@ -10,6 +10,7 @@ extern crate self as arch_loongarch64;
 
 pub mod cpucfg;
 pub mod efi;
+pub mod facts;
 pub mod fp;
 pub mod furnish;
 pub mod gid;
@@ -21,6 +22,7 @@ pub mod insn;
 pub mod irqchip;
 pub mod layout;
 pub mod platform;
+pub mod ram;
 pub mod rtc;
 pub mod selftest;
 pub mod stage2;
@@ -35,4 +37,22 @@ mod words;
 mod fp_model;
 
 #[cfg(target_arch = "loongarch64")]
+pub mod arch;
+#[cfg(target_arch = "loongarch64")]
+pub mod boot;
+#[cfg(target_arch = "loongarch64")]
+pub mod chips;
+#[cfg(target_arch = "loongarch64")]
+pub mod cpu;
+#[cfg(target_arch = "loongarch64")]
+pub mod csr;
+#[cfg(target_arch = "loongarch64")]
 pub mod fp_regs;
+#[cfg(target_arch = "loongarch64")]
+pub mod iocsr;
+#[cfg(target_arch = "loongarch64")]
+pub mod lvz;
+#[cfg(target_arch = "loongarch64")]
+pub mod start;
+#[cfg(target_arch = "loongarch64")]
+pub mod switch;

@@ -110,6 +110,11 @@ pub fn core_id<'a>(cpu: &Cpu<'a>) -> Result<u32, Complaint<'a>> {
     u32::try_from(cpu.hardware_id).ok().filter(|_| cpu.hardware_id <= MAX_CORE_ID).ok_or(odd)
 }
 
+/// The registers of the machine's clock, if it has one.
+pub fn clock<'a>(tree: &Tree<'a>) -> Result<Option<Region>, Complaint<'a>> {
+    tree.compatible("loongson,ls7a-rtc").next().map(|node| node.region(0)).transpose()
+}
+
 /// How QEMU's `virt` is switched off (its ACPI GED sleep control), for when there is no tree to say so.
 pub const QEMU_POWER_OFF: Switch = Switch { register: Hpa(0x100e_001c), width: 1, value: 0x34, mask: 0xff };
 

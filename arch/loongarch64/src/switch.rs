@@ -1,0 +1,306 @@
+//! Into a guest and back: entering is a call that returns when the guest stops.
+//!
+//! While a guest runs, `SAVE5` holds the address of its frame; otherwise it is zero. That is how the one exception
+//! entry tells a guest's exception from one of our own, and where it finds room for the guest's registers. Only
+//! general registers and `ERA` move here; a guest's CSRs move when a vCPU is loaded or unloaded (`cpu`).
+//!
+//! `PVM` is set when a vCPU is loaded and every exception of a guest leaves it set, so each `ertn` here enters the
+//! guest. Nothing else in Fermata executes `ertn`.
+
+use core::arch::{global_asm, naked_asm};
+use core::mem::offset_of;
+
+use crate::guest::Frame;
+
+/// Bytes of stack for what a call has to preserve: ra, fp, s0 to s8, rounded up to 16.
+const SAVED: usize = 96;
+
+/// Runs the guest of `frame` until it takes an exception to the root; returns `ESTAT`.
+///
+/// # Safety
+/// 1. The guest's CSRs, its identifier and its stage 2 are loaded on this CPU, and `GSTAT.PVM` is set.
+/// 2. `EENTRY` and `TLBRENTRY` are those of [`install`](crate::start), and `SAVE5` is zero.
+/// 3. `frame` is not reached through any other path until the call returns.
+#[unsafe(naked)]
+pub unsafe extern "C" fn enter(frame: *mut Frame) -> u64 {
+    naked_asm!(
+        "addi.d $sp, $sp, -{saved}",
+        "st.d $ra, $sp, 0",
+        "st.d $fp, $sp, 8",
+        "st.d $s0, $sp, 16",
+        "st.d $s1, $sp, 24",
+        "st.d $s2, $sp, 32",
+        "st.d $s3, $sp, 40",
+        "st.d $s4, $sp, 48",
+        "st.d $s5, $sp, 56",
+        "st.d $s6, $sp, 64",
+        "st.d $s7, $sp, 72",
+        "st.d $s8, $sp, 80",
+        "st.d $sp, $a0, {stack}",
+        "ld.d $t0, $a0, {pc}",
+        "csrwr $t0, 0x6",
+        // PRMD: the guest's own level is in its CRMD; PIE lets interrupts of the root end its run.
+        "ori $t0, $zero, 4",
+        "csrwr $t0, 0x1",
+        "move $t0, $a0",
+        "csrwr $t0, 0x35",
+        "ld.d $r1, $a0, 8",
+        "ld.d $r2, $a0, 16",
+        "ld.d $r3, $a0, 24",
+        "ld.d $r5, $a0, 40",
+        "ld.d $r6, $a0, 48",
+        "ld.d $r7, $a0, 56",
+        "ld.d $r8, $a0, 64",
+        "ld.d $r9, $a0, 72",
+        "ld.d $r10, $a0, 80",
+        "ld.d $r11, $a0, 88",
+        "ld.d $r12, $a0, 96",
+        "ld.d $r13, $a0, 104",
+        "ld.d $r14, $a0, 112",
+        "ld.d $r15, $a0, 120",
+        "ld.d $r16, $a0, 128",
+        "ld.d $r17, $a0, 136",
+        "ld.d $r18, $a0, 144",
+        "ld.d $r19, $a0, 152",
+        "ld.d $r20, $a0, 160",
+        "ld.d $r21, $a0, 168",
+        "ld.d $r22, $a0, 176",
+        "ld.d $r23, $a0, 184",
+        "ld.d $r24, $a0, 192",
+        "ld.d $r25, $a0, 200",
+        "ld.d $r26, $a0, 208",
+        "ld.d $r27, $a0, 216",
+        "ld.d $r28, $a0, 224",
+        "ld.d $r29, $a0, 232",
+        "ld.d $r30, $a0, 240",
+        "ld.d $r31, $a0, 248",
+        "ld.d $r4, $a0, 32",
+        "ertn",
+        saved = const SAVED,
+        stack = const offset_of!(Frame, stack),
+        pc = const offset_of!(Frame, pc),
+    )
+}
+
+/// Calls `f` with `argument`; it may take an exception: returns its `ESTAT` then, or zero if it took none.
+///
+/// # Safety
+/// 1. `f` is a function of at most one argument of 64 bits. It changes nothing but registers that a call may change and
+///    what the caller knows of, and at each of its instructions abandoning it leaves nothing half done.
+/// 2. It runs in the root, with the vectors below in place and `SAVE5` zero.
+#[unsafe(naked)]
+unsafe extern "C" fn attempt_raw(f: *const (), argument: u64) -> u64 {
+    naked_asm!(
+        "addi.d $sp, $sp, -{saved}",
+        "st.d $ra, $sp, 0",
+        "st.d $fp, $sp, 8",
+        "st.d $s0, $sp, 16",
+        "st.d $s1, $sp, 24",
+        "st.d $s2, $sp, 32",
+        "st.d $s3, $sp, 40",
+        "st.d $s4, $sp, 48",
+        "st.d $s5, $sp, 56",
+        "st.d $s6, $sp, 64",
+        "st.d $s7, $sp, 72",
+        "st.d $s8, $sp, 80",
+        "move $t0, $sp",
+        "csrwr $t0, 0x34",
+        "move $t0, $a0",
+        "move $a0, $a1",
+        "jirl $ra, $t0, 0",
+        "csrwr $zero, 0x34",
+        "move $a0, $zero",
+        "b {back}",
+        saved = const SAVED,
+        back = sym back,
+    )
+}
+
+/// Restores what `enter` or `attempt_raw` put on the stack, and returns to their caller.
+#[unsafe(naked)]
+unsafe extern "C" fn back() {
+    naked_asm!(
+        "ld.d $ra, $sp, 0",
+        "ld.d $fp, $sp, 8",
+        "ld.d $s0, $sp, 16",
+        "ld.d $s1, $sp, 24",
+        "ld.d $s2, $sp, 32",
+        "ld.d $s3, $sp, 40",
+        "ld.d $s4, $sp, 48",
+        "ld.d $s5, $sp, 56",
+        "ld.d $s6, $sp, 64",
+        "ld.d $s7, $sp, 72",
+        "ld.d $s8, $sp, 80",
+        "addi.d $sp, $sp, {saved}",
+        "ret",
+        saved = const SAVED,
+    )
+}
+
+/// Calls `f` and returns the code of the exception that it took (`ESTAT.Ecode`), if it took one.
+///
+/// # Safety
+/// `f` changes nothing but registers that a call may change and the registers it is about, wherever it is abandoned.
+/// The caller is in the root and no guest's FP state is in the registers that `f` changes.
+pub unsafe fn attempt(f: unsafe extern "C" fn()) -> Option<u64> {
+    // SAFETY: 1. the caller's promise. 2. the vectors are installed before anything else runs, and `SAVE5` is zero
+    // whenever Rust code runs.
+    let estat = unsafe { attempt_raw(f as *const (), 0) };
+    (estat != 0).then_some(estat >> 16 & 0x3f)
+}
+
+/// What [`peek`] is about.
+#[repr(C)]
+struct Peek {
+    at: u64,
+    byte: u64,
+}
+
+/// Reads the byte at a virtual address, if something answers there.
+///
+/// # Safety
+/// Reading the address has no effect.
+pub unsafe fn peek(at: u64) -> Option<u8> {
+    let mut peek = Peek { at, byte: 0 };
+    // SAFETY: 1. the argument is a `Peek`, of which only the byte is changed, in one step. 2. As for `attempt`.
+    let estat = unsafe { attempt_raw(peek_raw as *const (), (&raw mut peek).expose_provenance() as u64) };
+    (estat == 0).then_some(peek.byte as u8)
+}
+
+/// # Safety
+/// The argument is a [`Peek`].
+#[unsafe(naked)]
+unsafe extern "C" fn peek_raw(peek: *mut Peek) {
+    naked_asm!(
+        "ld.d $t0, $a0, {at}",
+        "ld.bu $t0, $t0, 0",
+        "st.d $t0, $a0, {byte}",
+        "ret",
+        at = const offset_of!(Peek, at),
+        byte = const offset_of!(Peek, byte),
+    )
+}
+
+// The exception entries. Ordinary exceptions of guest and root and interrupts have one (`ECFG.VS` is zero), at the
+// start of a page; TLB refills and machine errors enter in direct mode, each at the start of a page of its own.
+global_asm!(
+    ".pushsection .vectors, \"ax\"",
+    ".balign 4096",
+    ".global fermata_exception",
+    "fermata_exception:",
+    "csrwr $a0, 0x35",
+    "beqz $a0, 1f",
+    "st.d $r1, $a0, 8",
+    "st.d $r2, $a0, 16",
+    "st.d $r3, $a0, 24",
+    "st.d $r5, $a0, 40",
+    "st.d $r6, $a0, 48",
+    "st.d $r7, $a0, 56",
+    "st.d $r8, $a0, 64",
+    "st.d $r9, $a0, 72",
+    "st.d $r10, $a0, 80",
+    "st.d $r11, $a0, 88",
+    "st.d $r12, $a0, 96",
+    "st.d $r13, $a0, 104",
+    "st.d $r14, $a0, 112",
+    "st.d $r15, $a0, 120",
+    "st.d $r16, $a0, 128",
+    "st.d $r17, $a0, 136",
+    "st.d $r18, $a0, 144",
+    "st.d $r19, $a0, 152",
+    "st.d $r20, $a0, 160",
+    "st.d $r21, $a0, 168",
+    "st.d $r22, $a0, 176",
+    "st.d $r23, $a0, 184",
+    "st.d $r24, $a0, 192",
+    "st.d $r25, $a0, 200",
+    "st.d $r26, $a0, 208",
+    "st.d $r27, $a0, 216",
+    "st.d $r28, $a0, 224",
+    "st.d $r29, $a0, 232",
+    "st.d $r30, $a0, 240",
+    "st.d $r31, $a0, 248",
+    // The guest's a0 comes back out of SAVE5, which says from here on that no guest runs.
+    "move $t0, $zero",
+    "csrwr $t0, 0x35",
+    "st.d $t0, $a0, 32",
+    "csrrd $t0, 0x6",
+    "st.d $t0, $a0, {pc}",
+    "ld.d $sp, $a0, {stack}",
+    "csrrd $a0, 0x5",
+    "b {back}",
+    // An exception of our own. If one was expected, the attempt ends with its ESTAT.
+    "1: csrwr $zero, 0x35",
+    "csrrd $t0, 0x34",
+    "csrrd $a0, 0x5",
+    "beqz $t0, 2f",
+    "csrwr $zero, 0x34",
+    "move $sp, $t0",
+    "b {back}",
+    "2: csrrd $a1, 0x6",
+    "csrrd $a2, 0x7",
+    "b {fault}",
+    // Stage 2 walks its tables by hardware instructions. The root itself never misses the TLB: if it does, SAVE5 is
+    // zero and it is a bug.
+    ".balign 4096",
+    ".global fermata_refill",
+    "fermata_refill:",
+    "csrwr $t0, 0x8b",
+    "csrrd $t0, 0x35",
+    "beqz $t0, 3f",
+    "csrrd $t0, 0x1b",
+    "lddir $t0, $t0, 3",
+    "lddir $t0, $t0, 2",
+    "lddir $t0, $t0, 1",
+    "ldpte $t0, 0",
+    "ldpte $t0, 1",
+    "tlbfill",
+    "csrrd $t0, 0x8b",
+    "ertn",
+    "3: ori $a0, $zero, {refill}",
+    "slli.d $a0, $a0, 16",
+    "csrrd $a1, 0x8a",
+    "csrrd $a2, 0x89",
+    "b 5f",
+    ".balign 4096",
+    ".global fermata_machine_error",
+    "fermata_machine_error:",
+    "ori $a0, $zero, {machine_error}",
+    "slli.d $a0, $a0, 16",
+    "csrrd $a1, 0x94",
+    "csrrd $a2, 0x91",
+    // Back to where the compiler thinks the code is, and to mapped mode.
+    "5: pcaddi $t0, 4",
+    "lu52i.d $t0, $t0, {window}",
+    "jirl $zero, $t0, 0",
+    "nop",
+    "ori $t0, $zero, {crmd}",
+    "csrwr $t0, 0x0",
+    "b {fault}",
+    ".popsection",
+    pc = const offset_of!(Frame, pc),
+    stack = const offset_of!(Frame, stack),
+    back = sym back,
+    fault = sym crate::start::own_fault,
+    refill = const REFILL,
+    machine_error = const MACHINE_ERROR,
+    window = const (crate::ram::CACHED >> 52) as i64 - 0x1000,
+    crmd = const crate::boot::CRMD_MAPPED,
+);
+
+/// What `own_fault` is told in place of an exception code when the root missed the TLB.
+pub const REFILL: u64 = 0x3e;
+/// What `own_fault` is told in place of an exception code after a machine error.
+pub const MACHINE_ERROR: u64 = 0x3f;
+
+unsafe extern "C" {
+    /// The entry of exceptions and interrupts; its address goes into `EENTRY`.
+    #[link_name = "fermata_exception"]
+    pub safe static EXCEPTION: [u8; 4096];
+    /// The entry of TLB refills; its physical address goes into `TLBRENTRY`.
+    #[link_name = "fermata_refill"]
+    pub safe static TLB_REFILL: [u8; 4096];
+    /// The entry of machine errors; its physical address goes into `MERRENTRY`.
+    #[link_name = "fermata_machine_error"]
+    pub safe static MACHINE_ERROR_ENTRY: [u8; 64];
+}
