@@ -165,7 +165,7 @@ pub(crate) fn check(lab: &Lab, log: &Path) -> Result<()> {
 
 /// Boots the bench guest under each policy and gathers what it says.
 fn measure(lab: &Lab, kinds: &[&Kind], listener: &mut dyn Listener) -> Result<Figures> {
-    let image = flat::loaded_size(&std::fs::read(&lab.image)?)?;
+    let image = flat::loaded_size(&std::fs::read(lab.image()?)?)?;
     let mut figures = Figures { arch: lab.arch, rows: Vec::new(), image, memory: None };
     // What does not depend on the policy is measured with the first one.
     let policies = [Policy::Hold, Policy::Eager, Policy::Lazy, Policy::Resident, Policy::Adaptive];

@@ -14,7 +14,7 @@ use crate::setup::{self, Need, Tools};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -25,8 +25,7 @@ pub(crate) struct Lab {
     pub(crate) workspace: Workspace,
     /// Debian's parts; empty where no run has a Linux guest.
     pub(crate) linux: Linux,
-    /// Fermata's image.
-    pub(crate) image: PathBuf,
+    image: Option<PathBuf>,
     guests: BTreeMap<String, PathBuf>,
     /// The architecture.
     pub(crate) arch: Arch,
@@ -57,10 +56,12 @@ pub(crate) fn unspoiled(_: &mut Tree) -> Result<Option<Vec<u8>>> {
     Ok(None)
 }
 
-/// Which guests a lab is for.
+/// What a lab is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stock {
-    /// Bare-metal guests alone.
+    /// Bare-metal guests without Fermata.
+    Alone,
+    /// Bare-metal guests.
     Bare,
     /// Debian Linux guests too.
     Debian,
@@ -81,14 +82,22 @@ impl Lab {
         needs.push(Need::Target(arch));
         needs.extend((stock == Stock::Debian).then_some(Need::Debian(arch)));
         let tools = setup::ensure(&needs)?;
-        let image = workspace.build_image(arch)?;
+        let image = (stock != Stock::Alone).then(|| workspace.build_image(arch)).transpose()?;
         workspace.build_guests(arch)?;
         let linux = match stock {
             Stock::Debian => linux_with(&workspace, &tools, arch, Some(&workspace.fp_check(arch)?))?,
-            Stock::Bare => Linux::default(),
+            Stock::Alone | Stock::Bare => Linux::default(),
         };
         let guests = workspace.guest_images(arch)?;
         Ok(Self { workspace, linux, image, guests, arch, tools })
+    }
+
+    /// Returns Fermata's image.
+    ///
+    /// # Errors
+    /// The lab was made without.
+    pub(crate) fn image(&self) -> Result<&Path> {
+        self.image.as_deref().context("Fermata was not built for this")
     }
 
     /// Returns the image of a test guest.
@@ -110,12 +119,12 @@ impl Lab {
         let guests: Vec<String> = job.vms.iter().map(|vm| vm.name.clone()).collect();
         let script = job.script.map(|text| Script::parse(text, &console_names(&guests))).transpose()?;
         let qemu = self.tools.emulator(self.arch, job.machine.emulator);
-        let boot = Boot { machine: &job.machine, qemu, image: &self.image };
+        let boot = Boot { machine: &job.machine, qemu, image: self.image()? };
         let scratch = Scratch::new()?;
         let bootargs = format!("{FRAMED} {}", job.bootargs);
         let (mut tree, modules) = boot.tree(scratch.path(), bootargs.trim_end(), &job.vms)?;
         let handover = hand_over(&scratch, &job, &mut tree)?;
-        let arguments = job.machine.arguments(&self.image, &handover, &modules);
+        let arguments = job.machine.arguments(boot.image, &handover, &modules);
         listener.line(usize::MAX, "host", &shell_line(boot.qemu, &arguments));
         let mut command = Command::new(boot.qemu);
         command.args(arguments);

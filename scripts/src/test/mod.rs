@@ -155,7 +155,13 @@ impl Suite {
         if tests().next().is_none() && !benched {
             return None;
         }
-        let stock = if tests().any(stanza::Test::wants_debian) { Stock::Debian } else { Stock::Bare };
+        let stock = if tests().any(stanza::Test::wants_debian) {
+            Stock::Debian
+        } else if benched || tests().any(|test| !test.bare) {
+            Stock::Bare
+        } else {
+            Stock::Alone
+        };
         let mut emulators: BTreeSet<Emulator> = tests().map(|test| test.machine.emulator).collect();
         let mut lab = None;
         score.judge(&format!("build-{arch}"), |_| {

@@ -19,9 +19,6 @@ pub(crate) struct Step {
     only_with: Option<&'static str>,
 }
 
-/// The bare-metal target lints are checked for.
-const TARGET: &str = Arch::Aarch64.rust_target();
-
 /// Every step, the quickest first.
 const STEPS: &[Step] = &[
     Step {
@@ -40,21 +37,14 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "lints-aarch64",
-        run: |workspace, log| {
-            let packages =
-                ["clippy", "--quiet", "--release", "-p", "fermata", "-p", "guests", "--target", TARGET];
-            cargo(workspace, log, &[&packages[..], &["--", "-D", "warnings"]].concat(), None)
-        },
+        run: |workspace, log| lints(workspace, log, Arch::Aarch64, &["fermata", "guests"]),
         failure: "clippy complains",
         only_with: None,
     },
     Step {
         name: "lints-loongarch64",
         run: |workspace, log| {
-            let target = Arch::Loongarch64.rust_target();
-            let packages =
-                ["clippy", "--quiet", "-p", "kernel", "-p", "arch-loongarch64", "--target", target];
-            cargo(workspace, log, &[&packages[..], &["--", "-D", "warnings"]].concat(), None)
+            lints(workspace, log, Arch::Loongarch64, &["kernel", "arch-loongarch64", "guests"])
         },
         failure: "clippy complains",
         only_with: None,
@@ -78,6 +68,14 @@ const STEPS: &[Step] = &[
         only_with: Some("kernel/tests/loom.rs"),
     },
 ];
+
+/// Runs the lints of some packages for an architecture's bare-metal target.
+fn lints(workspace: &Workspace, log: &File, arch: Arch, packages: &[&str]) -> Result<()> {
+    let fixed = ["clippy", "--quiet", "--release", "--target", arch.rust_target()];
+    let packages = packages.iter().flat_map(|name| ["-p", name]);
+    let words: Vec<&str> = fixed.into_iter().chain(packages).chain(["--", "-D", "warnings"]).collect();
+    cargo(workspace, log, &words, None)
+}
 
 /// Lists the steps that have something to do in this workspace.
 pub(crate) fn steps(workspace: &Workspace) -> impl Iterator<Item = &'static Step> {
