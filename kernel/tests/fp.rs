@@ -58,6 +58,10 @@ impl Subject for Fake {
         })
     }
 
+    fn rewind(mind: &mut Mind, past: &Mind) {
+        mind.rewind(past);
+    }
+
     fn read(unit: Units) -> Op {
         Op::Read(unit)
     }
@@ -219,6 +223,10 @@ mutants! {
         cover_afterwards: CoverAfterwards,
         close_late: CloseLate,
         refuse_absent: RefuseAbsent,
+        save_before_snapshot: SaveBeforeSnapshot,
+        reexpose_afterwards: ReexposeAfterwards,
+        abandon_on_replace: AbandonOnReplace,
+        restamp_on_replace: RestampOnReplace,
     }
 }
 

@@ -64,6 +64,10 @@ impl<const FLAW: u8> Subject for Arm<FLAW> {
         mind.attempt(&mut file.hardware().state_mut(), op)
     }
 
+    fn rewind(mind: &mut Mind, past: &Mind) {
+        mind.rewind(past);
+    }
+
     fn read(unit: Units) -> Op {
         Op::Read(unit)
     }
@@ -272,6 +276,10 @@ mutants! {
         cover_afterwards: CoverAfterwards,
         close_late: CloseLate,
         refuse_absent: RefuseAbsent,
+        save_before_snapshot: SaveBeforeSnapshot,
+        reexpose_afterwards: ReexposeAfterwards,
+        abandon_on_replace: AbandonOnReplace,
+        restamp_on_replace: RestampOnReplace,
     }
 }
 

@@ -5,7 +5,7 @@
 //! step, and everything it writes bears its tag, so a value that is lost and a value that is somebody else's
 //! both show.
 
-use kernel::fp::{FpContext, Units};
+use kernel::fp::{Form, FpContext, Register, SnapshotError, Units};
 
 /// The scalar view: the low half of every register, and the mode register.
 pub const SCALAR: Units = Units::from_bits_retain(1 << 0);
@@ -232,6 +232,48 @@ impl FpContext for Regs {
         let extra = if units.contains(EXTRA) { 8 * EXTRA_REGS as u64 } else { 0 };
         main + extra
     }
+
+    /// A number that the ELF standard leaves to whoever wants one.
+    const MACHINE: u16 = 0xfa4e;
+
+    fn form(&self) -> Form {
+        Form { units: self.limit.units, shape: self.limit.narrow as u8, limit: 64 }
+    }
+
+    fn export(&self, out: &mut Vec<u8>) {
+        let main = self.main.iter().chain([&self.mode]);
+        let extra = self.extra.iter().filter(|_| self.limit.units.contains(EXTRA));
+        main.chain(extra).for_each(|value| out.extend(value.to_le_bytes()));
+    }
+
+    fn import(limit: Limit, form: Form, registers: &[u8]) -> Result<Self, SnapshotError> {
+        if !limit.units.contains(form.units) {
+            return Err(SnapshotError::Units { found: "more", guest: "less" });
+        }
+        if limit.narrow as u8 != form.shape {
+            return Err(SnapshotError::Shape(form.shape));
+        }
+        let mut values = registers
+            .chunks_exact(8)
+            .map(|bytes| bytes.iter().rev().fold(0, |value: u64, byte| value << 8 | u64::from(*byte)));
+        let mut next = || values.next().unwrap_or(0);
+        let main = core::array::from_fn(|_| next());
+        let wide = main.iter().any(|value: &u64| value & !LOW != 0);
+        Ok(Self { limit, main, mode: next(), extra: core::array::from_fn(|_| next()), wide })
+    }
+
+    fn register(form: Form, n: usize) -> Option<Register> {
+        let extra = MAIN_REGS + 1;
+        match n {
+            _ if form.shape > Narrow::Zeroes as u8 => None,
+            0..MAIN_REGS => Some(Register::nth("R", n, 0, 8)),
+            MAIN_REGS => Some(Register::alone("MODE", 8 * n, 8)),
+            _ if n < extra + EXTRA_REGS && form.units.contains(EXTRA) => {
+                Some(Register::nth("E", n - extra, 8 * extra, 8))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What a guest does next. Whatever it does, it also looks at everything the unit shows.
@@ -289,7 +331,7 @@ enum Upper {
 }
 
 /// A pretend guest's memory of what its registers hold.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Mind {
     limit: Limit,
     tag: u16,
@@ -317,6 +359,11 @@ impl Mind {
     /// The mark on everything this guest wrote.
     pub fn tag(&self) -> u16 {
         self.tag
+    }
+
+    /// Takes the guest back to what it knew when `past` was its mind. What it writes from now on is new all the same.
+    pub fn rewind(&mut self, past: &Self) {
+        *self = Self { count: self.count.max(past.count), ..past.clone() };
     }
 
     /// What kind of guest it is.

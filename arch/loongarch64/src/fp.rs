@@ -13,15 +13,17 @@
 //! A save that had to clear it leaves registers that are the guest's no more, and says so.
 
 mod image;
+mod portable;
 mod steps;
 #[cfg(test)]
 mod tests;
 mod units;
 
+use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::mem::size_of;
 
-use kernel::fp::{FpContext, Units};
+use kernel::fp::{self, FpContext, Register, SnapshotError, Units};
 
 pub use image::{Image, Lbt, Line, REGISTERS, Width};
 pub use steps::{Every, Step, Steps};
@@ -349,5 +351,24 @@ impl<H: FpRegs, S: Steps> FpContext for Fp<H, S> {
         let status = size_of::<Status>() as u64;
         let registers = Width::of(units).map_or(0, |width| self.image.bytes(width) + status);
         registers + if units.contains(LBT) { size_of::<Lbt>() as u64 } else { 0 }
+    }
+
+    const MACHINE: u16 = portable::EM_LOONGARCH;
+
+    fn form(&self) -> fp::Form {
+        portable::form(self.limit, self.image.form)
+    }
+
+    fn export(&self, out: &mut Vec<u8>) {
+        portable::write(out, &self.status, &self.image, self.limit.contains(LBT).then_some(&self.lbt));
+    }
+
+    fn import(limit: Units, form: fp::Form, registers: &[u8]) -> Result<Self, SnapshotError> {
+        let (status, image, lbt) = portable::read(limit, form, registers)?;
+        Ok(Self { limit, image, status, lbt, hardware: PhantomData })
+    }
+
+    fn register(form: fp::Form, n: usize) -> Option<Register> {
+        portable::register(form, n)
     }
 }

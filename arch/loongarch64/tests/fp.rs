@@ -85,6 +85,10 @@ impl<const KIND: usize, const STEP: u8> Subject for Loong<KIND, STEP> {
         mind.attempt(file.hardware_mut(), op)
     }
 
+    fn rewind(mind: &mut Mind, past: &Mind) {
+        mind.rewind(past);
+    }
+
     fn read(unit: Units) -> Op {
         Op::Look(unit)
     }
@@ -264,6 +268,10 @@ mutants! {
         conceal_at_leave: ConcealAtLeave,
         cover_afterwards: CoverAfterwards,
         refuse_absent: RefuseAbsent,
+        save_before_snapshot: SaveBeforeSnapshot,
+        reexpose_afterwards: ReexposeAfterwards,
+        abandon_on_replace: AbandonOnReplace,
+        restamp_on_replace: RestampOnReplace,
     }
 }
 

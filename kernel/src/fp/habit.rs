@@ -11,7 +11,9 @@
 //! that costs little. Turns between two watched ones double with each confirmation, so that wrong forecasts are no more
 //! than right ones were before them, and their number is not one that a guest can foresee.
 
-use super::Units;
+use super::rules::Rules;
+use super::unit::occupant;
+use super::{FpContext, FpUnit, Units};
 
 /// How many uses in a row it takes at least before registers are loaded ahead.
 const LOWEST_BAR: u8 = 3;
@@ -123,6 +125,45 @@ impl Dice {
         self.0 ^= self.0 << 5;
         let room = u32::from(high.saturating_sub(low)) + 1;
         low.saturating_add((self.0 % room) as u8)
+    }
+}
+
+impl<F: FpContext, R: Rules> FpUnit<F, R> {
+    /// Tells what a vCPU whose turn starts is expected to use, and notes what it is watched for.
+    #[inline(never)]
+    pub(super) fn forecast(&mut self, index: usize) -> Units {
+        if self.slot(index).habits.iter().all(Habit::is_none) {
+            return Units::empty();
+        }
+        let here = self.usable(index);
+        let slot = occupant(&mut self.slots, index);
+        let mut usual = Units::empty();
+        for (habit, &group) in slot.habits.iter_mut().zip(F::GROUPS) {
+            // What was requested before is served whatever is expected, and nothing can be learned from it.
+            if habit.is_none() || slot.request.intersects(group) {
+                continue;
+            }
+            let place = if here.intersects(group) { Place::Registers } else { Place::Memory };
+            match habit.forecast(place) {
+                Forecast::Use(units) => usual |= units,
+                Forecast::Watch => self.watched |= group,
+            }
+        }
+        usual
+    }
+
+    /// Takes note of what a vCPU used in the turn that ends.
+    #[inline(never)]
+    pub(super) fn learn(&mut self, index: usize) {
+        let slot = occupant(&mut self.slots, index);
+        for (habit, &group) in slot.habits.iter_mut().zip(F::GROUPS) {
+            let asked = self.asked & group;
+            if habit.is_none() && !asked.is_empty() || self.watched.contains(group) {
+                habit.learn(asked, &mut self.dice);
+            } else {
+                habit.widen(asked);
+            }
+        }
     }
 }
 

@@ -46,6 +46,8 @@ pub enum SaveCause {
     Migrate,
     /// The CPU was about to lose its registers.
     Flush,
+    /// A snapshot was taken.
+    Snapshot,
 }
 
 /// Defines the counters once, for the live ledger and for its copy.
@@ -119,6 +121,8 @@ counters! {
     migration_flushes,
     /// Saves because the CPU was about to lose its registers.
     flushes,
+    /// Saves because a snapshot was taken.
+    snapshot_saves,
     /// Ends of turns that left exposed registers unsaved.
     saves_avoided,
     /// Bytes moved from memory to registers.
@@ -130,7 +134,12 @@ counters! {
 impl Tally {
     /// Counts all saves, whatever their cause.
     pub const fn saves(&self) -> u64 {
-        self.leave_saves + self.widening_saves + self.evictions + self.migration_flushes + self.flushes
+        self.leave_saves
+            + self.widening_saves
+            + self.evictions
+            + self.migration_flushes
+            + self.flushes
+            + self.snapshot_saves
     }
 }
 
@@ -168,6 +177,7 @@ impl Ledger {
             SaveCause::Evict => &self.evictions,
             SaveCause::Migrate => &self.migration_flushes,
             SaveCause::Flush => &self.flushes,
+            SaveCause::Snapshot => &self.snapshot_saves,
         }
     }
 }
@@ -192,15 +202,21 @@ mod tests {
         ledger.record(Event::Skip);
         ledger.record(Event::Widening);
         ledger.record(Event::Avoided);
-        let causes =
-            [SaveCause::Leave, SaveCause::Widen, SaveCause::Evict, SaveCause::Migrate, SaveCause::Flush];
+        let causes = [
+            SaveCause::Leave,
+            SaveCause::Widen,
+            SaveCause::Evict,
+            SaveCause::Migrate,
+            SaveCause::Flush,
+            SaveCause::Snapshot,
+        ];
         for (n, cause) in causes.into_iter().enumerate() {
             ledger.record(Event::Save { cause, bytes: 1 << n });
         }
         let tally = ledger.tally();
         assert_eq!(tally.traps, [1, 0, 1, 0, 0, 0, 0, 0]);
-        assert_eq!((tally.saves(), tally.bytes_in, tally.bytes_out), (5, 528, 31));
-        assert_eq!(tally.named().map(|(_, count)| count).sum::<u64>(), 11 + 528 + 31);
+        assert_eq!((tally.saves(), tally.bytes_in, tally.bytes_out), (6, 528, 63));
+        assert_eq!(tally.named().map(|(_, count)| count).sum::<u64>(), 12 + 528 + 63);
         assert_eq!(tally.plus(&tally).bytes_in, 1056);
     }
 }

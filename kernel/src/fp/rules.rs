@@ -45,11 +45,19 @@ pub enum Rule {
     CloseLate,
     /// A guest is not given units it does not have.
     RefuseAbsent,
+    /// Registers reach memory before a snapshot is taken of it.
+    SaveBeforeSnapshot,
+    /// A guest in its turn whose image was saved or replaced is exposed to its registers anew.
+    ReexposeAfterwards,
+    /// What a vCPU wrote to registers is given up when its image is replaced.
+    AbandonOnReplace,
+    /// An image that is put in place of another is given new stamps.
+    RestampOnReplace,
 }
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::OwnerCheck,
         Self::VersionCheck,
         Self::RenewStamp,
@@ -68,6 +76,10 @@ impl Rule {
         Self::CoverAfterwards,
         Self::CloseLate,
         Self::RefuseAbsent,
+        Self::SaveBeforeSnapshot,
+        Self::ReexposeAfterwards,
+        Self::AbandonOnReplace,
+        Self::RestampOnReplace,
     ];
 }
 

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 
-use super::habit::{Dice, Forecast, Habit, Place};
+use super::habit::Dice;
 use super::policy::{AtArrive, AtLeave};
 use super::rules::{Rule, Rules, Sound};
 use super::stamp::{Stamp, Stamps};
@@ -69,7 +69,7 @@ impl Seat {
 pub struct FpUnit<F: FpContext, R: Rules = Sound> {
     /// Units the running guest asked for and does not have yet, and [`AUDIT`]. First, because `enter` reads it
     /// on each way into a guest.
-    pending: u16,
+    pub(super) pending: u16,
     /// What the running guest may use.
     pub(super) exposed: Units,
     /// Whose turn it is.
@@ -77,10 +77,10 @@ pub struct FpUnit<F: FpContext, R: Rules = Sound> {
     pub(super) seats: [Seat; MAX_GROUPS],
     pub(super) slots: Vec<Option<Box<FpSlot<F>>>>,
     /// What the running guest asked for in this turn.
-    asked: Units,
+    pub(super) asked: Units,
     /// The groups for which it is watched in this turn: the policy learns whether it uses them.
-    watched: Units,
-    dice: Dice,
+    pub(super) watched: Units,
+    pub(super) dice: Dice,
     cpu: CpuId,
     stamps: Stamps,
     ledger: Arc<Ledger>,
@@ -184,13 +184,23 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     pub fn reset(&mut self, file: &mut F::File, key: &FpKey) {
         let index = self.index(key);
         self.end_turn_of(file, index);
-        self.abandon(index);
-        let stamps = core::array::from_fn(|_| self.stamps.draw());
+        self.replace(index, F::new(self.slot(index).limit));
         let slot = self.slot_mut(index);
-        slot.image = F::new(slot.limit);
-        slot.stamps = stamps;
         slot.request = Units::empty();
         slot.habits = Default::default();
+    }
+
+    /// Gives a vCPU another image. Whatever registers hold of it, they hold it no more.
+    pub(super) fn replace(&mut self, index: usize, image: F) {
+        if R::keeps(Rule::AbandonOnReplace) {
+            self.abandon(index);
+        }
+        let stamps = core::array::from_fn(|_| self.stamps.draw());
+        let slot = self.slot_mut(index);
+        slot.image = image;
+        if R::keeps(Rule::RestampOnReplace) {
+            slot.stamps = stamps;
+        }
     }
 
     /// Starts a turn. Nothing moves before [`enter`](Self::enter).
@@ -276,43 +286,6 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         self.pending |= u16::from(self.exposed.bits());
         self.exposed = Units::empty();
         F::conceal(file);
-    }
-
-    /// Tells what a vCPU whose turn starts is expected to use, and notes what it is watched for.
-    #[inline(never)]
-    fn forecast(&mut self, index: usize) -> Units {
-        if self.slot(index).habits.iter().all(Habit::is_none) {
-            return Units::empty();
-        }
-        let here = self.usable(index);
-        let slot = occupant(&mut self.slots, index);
-        let mut usual = Units::empty();
-        for (habit, &group) in slot.habits.iter_mut().zip(F::GROUPS) {
-            // What was requested before is served whatever is expected, and nothing can be learned from it.
-            if habit.is_none() || slot.request.intersects(group) {
-                continue;
-            }
-            let place = if here.intersects(group) { Place::Registers } else { Place::Memory };
-            match habit.forecast(place) {
-                Forecast::Use(units) => usual |= units,
-                Forecast::Watch => self.watched |= group,
-            }
-        }
-        usual
-    }
-
-    /// Takes note of what a vCPU used in the turn that ends.
-    #[inline(never)]
-    fn learn(&mut self, index: usize) {
-        let slot = occupant(&mut self.slots, index);
-        for (habit, &group) in slot.habits.iter_mut().zip(F::GROUPS) {
-            let asked = self.asked & group;
-            if habit.is_none() && !asked.is_empty() || self.watched.contains(group) {
-                habit.learn(asked, &mut self.dice);
-            } else {
-                habit.widen(asked);
-            }
-        }
     }
 
     /// Does what `enter` found to be due.
@@ -435,7 +408,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
 
     /// Tells what the registers hold of a vCPU and can be exposed as it is. Units that do not work without those of
     /// another group, which is not here, wait for a touch: to load that group would be a guess.
-    fn usable(&self, index: usize) -> Units {
+    pub(super) fn usable(&self, index: usize) -> Units {
         let valid = |n| if self.is_here(index, n) { self.seats[n].valid } else { Units::empty() };
         if let [_] = F::GROUPS {
             return valid(0);
@@ -458,7 +431,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         seat.stamp == slot.stamps[n]
     }
 
-    fn save_all_of(&mut self, file: &mut F::File, index: usize, cause: SaveCause) {
+    pub(super) fn save_all_of(&mut self, file: &mut F::File, index: usize, cause: SaveCause) {
         for n in 0..F::GROUPS.len() {
             if self.seats[n].slot == index {
                 self.save(file, n, cause);
@@ -467,7 +440,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     }
 
     /// Gives up what a vCPU wrote to registers and did not save.
-    fn abandon(&mut self, index: usize) {
+    pub(super) fn abandon(&mut self, index: usize) {
         for seat in self.seats.iter_mut().filter(|seat| seat.slot == index) {
             seat.dirty = Units::empty();
         }
@@ -493,7 +466,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     }
 
     /// Restores the exposure of whoever runs, after work that may have opened the registers.
-    fn cover(&self, file: &mut F::File) {
+    pub(super) fn cover(&self, file: &mut F::File) {
         match self.running {
             _ if !R::keeps(Rule::CoverAfterwards) => {}
             Some(index) if !self.exposed.is_empty() => self.slot(index).image.expose(file, self.exposed),
@@ -537,7 +510,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         self.slots[index].as_ref().expect("an FP key names an empty slot")
     }
 
-    fn slot_mut(&mut self, index: usize) -> &mut FpSlot<F> {
+    pub(super) fn slot_mut(&mut self, index: usize) -> &mut FpSlot<F> {
         occupant(&mut self.slots, index)
     }
 
@@ -547,7 +520,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
 }
 
 /// Whoever holds an [`FpKey`] has a slot.
-fn occupant<F: FpContext>(slots: &mut [Option<Box<FpSlot<F>>>], index: usize) -> &mut FpSlot<F> {
+pub(super) fn occupant<F: FpContext>(slots: &mut [Option<Box<FpSlot<F>>>], index: usize) -> &mut FpSlot<F> {
     slots[index].as_mut().expect("an FP key names an empty slot")
 }
 

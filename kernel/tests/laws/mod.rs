@@ -12,7 +12,7 @@ use std::sync::Arc;
 use kernel::addr::{CpuId, VcpuId};
 use kernel::fp::rules::{Rule, Rules};
 use kernel::fp::{
-    AuditSwitch, FpContext, FpKey, FpSlot, FpUnit, Ledger, Policy, PolicyCell, Tally, Touch, Units,
+    AuditSwitch, FpContext, FpKey, FpSlot, FpUnit, Ledger, Policy, PolicyCell, Snapshot, Tally, Touch, Units,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -46,7 +46,7 @@ type Limit<S> = <<S as Subject>::Context as FpContext>::Limit;
 pub(crate) trait Subject: Clone + Debug + 'static {
     type Context: FpContext<Limit: Debug>;
     /// A pretend guest's memory of what its registers hold.
-    type Mind;
+    type Mind: Clone;
     /// Something a guest does with its registers. Whatever it does, it also looks at everything it sees by it.
     type Op: Copy + Debug + 'static;
 
@@ -68,6 +68,8 @@ pub(crate) trait Subject: Clone + Debug + 'static {
     fn mind(limit: Limit<Self>, tag: u16) -> Self::Mind;
     /// Does `op` on the registers of the CPU the guest runs on. After a trap, nothing has happened.
     fn attempt(mind: &mut Self::Mind, file: &mut File<Self>, op: Self::Op) -> Result<(), Mishap>;
+    /// Takes a guest back to what it knew when `past` was its mind. What it writes from then on is new all the same.
+    fn rewind(mind: &mut Self::Mind, past: &Self::Mind);
     /// Looks at the registers of one unit.
     fn read(unit: Units) -> Self::Op;
     /// Tells which units a guest has.
@@ -104,6 +106,10 @@ pub(crate) enum Action<Op, Limit> {
     Stop { nth: usize, limit: Limit },
     /// A vCPU is reset.
     Reset { nth: usize },
+    /// A snapshot is taken of a vCPU, running or not.
+    Take { nth: usize },
+    /// A vCPU is put back to when the latest snapshot of it was taken, running or not, wherever it lives by now.
+    PutBack { nth: usize },
     /// The CPU loses its registers.
     PowerDown { cpu: usize },
     /// The policy of a vCPU's VM changes.
@@ -123,6 +129,8 @@ pub(crate) struct Guest<S: Subject> {
     limit: Limit<S>,
     tag: u16,
     policy: Arc<PolicyCell>,
+    /// The latest snapshot, and what the guest expected of its registers then.
+    past: Option<(Snapshot, S::Mind)>,
 }
 
 /// Three CPUs and their guests.
@@ -175,7 +183,16 @@ impl<S: Subject, R: Rules> World<S, R> {
         let slot = Box::new(FpSlot::new(id, limit, Arc::clone(&policy)));
         self.ledgers.push(slot.ledger());
         let tag = self.tag();
-        Guest { id, cpu, key: self.units[cpu].enroll(slot), mind: S::mind(limit, tag), limit, tag, policy }
+        Guest {
+            id,
+            cpu,
+            key: self.units[cpu].enroll(slot),
+            mind: S::mind(limit, tag),
+            limit,
+            tag,
+            policy,
+            past: None,
+        }
     }
 
     fn act(&mut self, action: &ActionOf<S>) -> Result<(), Wrong> {
@@ -187,6 +204,8 @@ impl<S: Subject, R: Rules> World<S, R> {
             Action::Move { nth, to } => self.move_to(who(nth), to),
             Action::Stop { nth, limit } => self.stop(who(nth), limit)?,
             Action::Reset { nth } => self.reset(who(nth)),
+            Action::Take { nth } => self.take(who(nth)),
+            Action::PutBack { nth } => self.put_back_in_time(who(nth)),
             Action::PowerDown { cpu } => {
                 self.units[cpu].flush(&mut self.files[cpu]);
                 S::lose(&mut self.files[cpu]);
@@ -301,6 +320,23 @@ impl<S: Subject, R: Rules> World<S, R> {
         self.units[guest.cpu].reset(&mut self.files[guest.cpu], &guest.key);
         guest.mind = S::mind(guest.limit, tag);
         guest.tag = tag;
+        // Values of an earlier life would not be found by their tag.
+        guest.past = None;
+    }
+
+    fn take(&mut self, who: usize) {
+        let guest = &mut self.guests[who];
+        let snapshot = self.units[guest.cpu].snapshot(&mut self.files[guest.cpu], guest.id);
+        guest.past = snapshot.map(|snapshot| (snapshot, guest.mind.clone()));
+    }
+
+    fn put_back_in_time(&mut self, who: usize) {
+        let guest = &mut self.guests[who];
+        let Some((snapshot, mind)) = &guest.past else { return };
+        let travelled = Snapshot::from_bytes(snapshot.bytes().to_vec()).expect("it is as it was taken");
+        let done = self.units[guest.cpu].put_back(&mut self.files[guest.cpu], guest.id, &travelled);
+        assert_eq!(done, Some(Ok(())));
+        S::rewind(&mut guest.mind, mind);
     }
 
     /// Lets every guest look at all it has.
@@ -381,6 +417,8 @@ fn any_action<S: Subject>() -> impl Strategy<Value = ActionOf<S>> {
         3 => (nth.clone(), cpu.clone()).prop_map(|(nth, to)| Action::Move { nth, to }),
         1 => (nth.clone(), S::any_limit()).prop_map(|(nth, limit)| Action::Stop { nth, limit }),
         1 => nth.clone().prop_map(|nth| Action::Reset { nth }),
+        2 => nth.clone().prop_map(|nth| Action::Take { nth }),
+        2 => nth.clone().prop_map(|nth| Action::PutBack { nth }),
         1 => cpu.prop_map(|cpu| Action::PowerDown { cpu }),
         3 => (nth, any_policy()).prop_map(|(nth, policy)| Action::SetPolicy { nth, policy }),
     ]
@@ -399,7 +437,12 @@ fn small_world<S: Subject>() -> impl Strategy<Value = Script<S>> {
     let guest = (op, after).prop_map(|(op, after)| Action::Guest { cpu: 0, op, after });
     let policy = prop::sample::select(vec![Policy::Lazy, Policy::Hold, Policy::Adaptive]);
     let start = policy.prop_map(|policy| Action::SetPolicy { nth: 0, policy });
-    let end = prop_oneof![3 => Just(Action::Leave { cpu: 0 }), 1 => Just(Action::PowerDown { cpu: 0 })];
+    let end = prop_oneof![
+        6 => Just(Action::Leave { cpu: 0 }),
+        2 => Just(Action::PowerDown { cpu: 0 }),
+        1 => Just(Action::Take { nth: 0 }),
+        1 => Just(Action::PutBack { nth: 0 }),
+    ];
     let turn = (start, prop::collection::vec(guest, 1..=2), end).prop_map(|(start, mut turn, end)| {
         turn.splice(0..0, [start, Action::Begin { cpu: 0, nth: 0 }]);
         turn.push(end);

@@ -2,10 +2,11 @@
 
 use alloc::boxed::Box;
 use alloc::vec;
+use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::mem::size_of;
 
-use kernel::fp::{FpContext, Units};
+use kernel::fp::{self, FpContext, Register, SnapshotError, Units};
 
 use super::{File, FpRegs, Length, SIMD, SVE};
 
@@ -253,4 +254,99 @@ impl<H: FpRegs> FpContext for Vectors<H> {
         };
         bytes as u64
     }
+
+    /// EM_AARCH64.
+    const MACHINE: u16 = 183;
+
+    fn form(&self) -> fp::Form {
+        let shape = if Vectors::form(self) == Form::Sve { WHOLE } else { NARROW };
+        let limit = self.limit().map_or(128, |length| length.bits() as u16);
+        fp::Form { units: self.units(), shape, limit }
+    }
+
+    fn export(&self, out: &mut Vec<u8>) {
+        out.extend(self.simd.fpsr.to_le_bytes());
+        out.extend(self.simd.fpcr.to_le_bytes());
+        let Some(sve) = &self.sve else {
+            return self.simd.q.iter().for_each(|q| out.extend(q.to_le_bytes()));
+        };
+        out.extend(sve.zcr.to_le_bytes());
+        if sve.form != Form::Sve {
+            return self.simd.q.iter().for_each(|q| out.extend(q.to_le_bytes()));
+        }
+        let end = out.len() + scalable_bytes(sve.registers.length);
+        sve.registers.words.iter().for_each(|word| out.extend(word.to_le_bytes()));
+        // The words end with a whole one.
+        out.truncate(end);
+    }
+
+    fn import(limit: Option<Length>, form: fp::Form, registers: &[u8]) -> Result<Self, SnapshotError> {
+        let mut state = Self::new(limit);
+        if !state.units().contains(form.units) {
+            return Err(SnapshotError::Units { found: "simd and sve", guest: "simd" });
+        }
+        let bits = limit.map_or(128, |length| length.bits() as u16);
+        // What ZCR_EL1 asks for, and what the upper bits of vectors mean, depends on how long they can be.
+        if form.units.contains(SVE) && form.limit != bits {
+            return Err(SnapshotError::Limit { found: form.limit, guest: bits });
+        }
+        let (controls, vectors) = registers.split_at_checked(controls(form.units)).unwrap_or_default();
+        let mut controls = controls.chunks_exact(8).map(|bytes| number(bytes) as u64);
+        state.simd.fpsr = controls.next().unwrap_or(0);
+        state.simd.fpcr = controls.next().unwrap_or(0);
+        let words = vectors.chunks(size_of::<u128>()).map(number);
+        match &mut state.sve {
+            Some(sve) if form.units.contains(SVE) => {
+                sve.zcr = controls.next().unwrap_or(0);
+                if form.shape == WHOLE {
+                    sve.form = Form::Sve;
+                    sve.registers.words.iter_mut().zip(words).for_each(|(to, word)| *to = word);
+                } else {
+                    state.simd.q.iter_mut().zip(words).for_each(|(to, word)| *to = word);
+                }
+            }
+            _ => state.simd.q.iter_mut().zip(words).for_each(|(to, word)| *to = word),
+        }
+        Ok(state)
+    }
+
+    fn register(form: fp::Form, n: usize) -> Option<Register> {
+        let vectors = controls(form.units);
+        let zcr = usize::from(form.units.contains(SVE));
+        let n = match n {
+            0 => return Some(Register::alone("FPSR", 0, 8)),
+            1 => return Some(Register::alone("FPCR", 8, 8)),
+            2 if zcr == 1 => return Some(Register::alone("ZCR_EL1", 16, 8)),
+            _ => n - 2 - zcr,
+        };
+        if form.shape == NARROW {
+            return (n < 32).then(|| Register::nth("V", n, vectors, size_of::<u128>()));
+        }
+        if form.shape != WHOLE || !form.units.contains(SVE) {
+            return None;
+        }
+        let length = Length::from_bits(form.limit.into())?;
+        let predicates = vectors + 32 * length.bytes();
+        match n {
+            0..32 => Some(Register::nth("Z", n, vectors, length.bytes())),
+            32..48 => Some(Register::nth("P", n - 32, predicates, length.bytes() / 8)),
+            48 => Some(Register::alone("FFR", predicates + 2 * length.bytes(), length.bytes() / 8)),
+            _ => None,
+        }
+    }
+}
+
+/// The shape of a snapshot with V registers; whatever only SVE shows is zero.
+const NARROW: u8 = 0;
+/// The shape of a snapshot with Z registers, predicates and FFR.
+const WHOLE: u8 = 1;
+
+/// Bytes of FPSR, FPCR and, with SVE, `ZCR_EL1`.
+const fn controls(units: Units) -> usize {
+    if units.contains(SVE) { 24 } else { 16 }
+}
+
+/// Reads a number of up to 16 bytes, the lowest first.
+fn number(bytes: &[u8]) -> u128 {
+    bytes.iter().rev().fold(0, |number, byte| number << 8 | u128::from(*byte))
 }

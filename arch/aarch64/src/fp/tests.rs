@@ -1,8 +1,9 @@
 //! The gate and the images by themselves; `tests/fp.rs` plays the laws of the machine on a model of the registers.
 
+use alloc::string::ToString;
 use core::mem::{align_of, size_of};
 
-use kernel::fp::FpContext;
+use kernel::fp::{FpContext, Snapshot};
 
 use super::*;
 
@@ -240,4 +241,53 @@ fn without_sve_only_simd_is_touched() {
 #[should_panic(expected = "vectors of 512 bits")]
 fn a_length_that_the_cpu_lacks_is_our_bug() {
     image(512).restore(&mut file(V1), SIMD | SVE);
+}
+
+#[test]
+fn a_snapshot_has_registers_by_the_form_of_the_image() {
+    let names = |snapshot: &Snapshot| {
+        let names = snapshot.registers::<Vectors<Log>>().map(|(register, _)| register.to_string());
+        names.collect::<alloc::vec::Vec<_>>()
+    };
+    let simd = Snapshot::take(&image(0));
+    assert_eq!(simd.bytes().len(), 24 + 528);
+    assert_eq!((names(&simd).len(), names(&simd)[..3].join(" ")), (34, "FPSR FPCR V0".into()));
+    // A guest that may use SVE and did not is written as it is kept.
+    let narrow = Snapshot::take(&image(2048));
+    assert_eq!(narrow.bytes().len(), 24 + 536);
+    assert_eq!(names(&narrow)[2..4].join(" "), "ZCR_EL1 V0");
+
+    let mut file = file(&[128, 256, 512]);
+    let mut used = image(512);
+    used.restore(&mut file, SIMD | SVE);
+    // The first save looks whether all of it is needed, and it is not; the second does not look.
+    used.save(&mut file, SIMD | SVE);
+    used.save(&mut file, SIMD | SVE);
+    let whole = Snapshot::take(&used);
+    assert_eq!(whole.bytes().len(), 24 + 24 + 32 * 64 + 17 * 8);
+    assert_eq!(names(&whole).len(), 3 + 32 + 16 + 1);
+    assert_eq!(
+        names(&whole)[34..].join(" "),
+        "Z31 P0 P1 P2 P3 P4 P5 P6 P7 P8 P9 P10 P11 P12 P13 P14 P15 FFR"
+    );
+    let again = whole.state::<Vectors<Log>>(Length::from_bits(512)).unwrap();
+    assert_eq!((again.form(), Snapshot::take(&again)), (Form::Sve, whole));
+}
+
+#[test]
+fn a_snapshot_goes_only_to_a_guest_with_the_same_vectors() {
+    let refusal = |from: u64, to: u64| {
+        let state = Snapshot::take(&image(from)).state::<Vectors<Log>>(Length::from_bits(to));
+        state.err().map(|why| why.to_string())
+    };
+    for bits in [0, 128, 512] {
+        assert_eq!(refusal(bits, bits), None);
+    }
+    assert_eq!(refusal(0, 512), None, "SIMD alone is what every guest has");
+    assert_eq!(refusal(512, 0).as_deref(), Some("has simd and sve, and the guest has simd"));
+    assert_eq!(
+        refusal(512, 256).as_deref(),
+        Some("of a guest with vectors of 512 bits, and this one has 256")
+    );
+    assert!(refusal(128, 512).is_some());
 }

@@ -403,7 +403,7 @@ impl<T: Copy + Default + PartialEq + std::fmt::LowerHex> Part<T> {
 }
 
 /// A pretend guest's memory of what its registers hold.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Mind {
     limit: Option<Length>,
     lengths: Lengths,
@@ -513,6 +513,11 @@ impl Mind {
     }
 
     /// A value nobody has written before, with the tag in every half.
+    /// Goes back to what it knew when `past` was its mind. What it writes from now on is new all the same.
+    pub(crate) fn rewind(&mut self, past: &Self) {
+        *self = Self { count: self.count.max(past.count), ..past.clone() };
+    }
+
     fn fresh(&mut self) -> u128 {
         self.count += 1;
         let half = u128::from(self.tag) << 16 | u128::from(self.count << 1 & 0xffff);

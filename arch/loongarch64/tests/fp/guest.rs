@@ -48,7 +48,7 @@ enum Word {
 }
 
 /// A pretend guest's memory of what it wrote.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Mind {
     limit: Units,
     tag: u16,
@@ -125,6 +125,11 @@ impl Mind {
     }
 
     /// Values nobody has written before, with the tag.
+    /// Goes back to what it knew when `past` was its mind. What it writes from now on is new all the same.
+    pub(crate) fn rewind(&mut self, past: &Self) {
+        *self = Self { count: self.count.max(past.count), ..past.clone() };
+    }
+
     fn fresh(&mut self) -> [u64; 4] {
         self.count += 1;
         core::array::from_fn(|n| u64::from(self.tag) << 32 | u64::from(self.count) << 2 | n as u64)
