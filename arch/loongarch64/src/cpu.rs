@@ -197,10 +197,17 @@ impl ThisCpu {
                 guest.skip();
                 return Exit::Handled;
             }
-            let fault = if memory == Memory::Store { Fault::Store(gpa) } else { Fault::Load(gpa) };
+            // A walk of the guest's tables has no other address than the table's.
+            let va = insn::address(guest.word).map_or(gpa, |address| Gpa(address.resolve(|n| guest.reg(n))));
+            let fault = if memory == Memory::Store { Fault::Store(va) } else { Fault::Load(va) };
             return self.fault(guest, fault);
         };
         let va = Gpa(decoded.address.resolve(|n| guest.reg(n)));
+        if !decoded.half.is_aligned(va.0) {
+            let word = guest.word;
+            self.raise(guest, |guest| guest.raise(Exception::ALE, Some(va), Some(word)));
+            return Exit::Handled;
+        }
         let width = decoded.half.width();
         let store = match decoded.half {
             Half::Load(load) => {
