@@ -245,6 +245,11 @@ impl ThisCpu {
         self.fault(guest, Fault::Fetch(Gpa(pc)))
     }
 
+    /// Whether the loaded guest has an interrupt pending that it enabled.
+    fn has_pending(&self) -> bool {
+        (GESTAT.get() | self.shown) & GECFG.get() & interrupt::LINES != 0
+    }
+
     /// When the timer of the loaded guest fires, if it waits for it.
     fn guest_deadline(&self) -> Option<Ticks> {
         if self.loaded == Loaded::Nobody || GTCFG.get() & TCFG_EN == 0 {
@@ -316,7 +321,7 @@ impl Cpu<Loongarch64> for ThisCpu {
     }
 
     fn wants_interrupt(&mut self, _: &mut Guest, _: &GuestChips) -> bool {
-        (GESTAT.get() | self.shown) & GECFG.get() & interrupt::LINES != 0
+        self.has_pending()
     }
 
     #[inline]
@@ -361,8 +366,13 @@ impl Cpu<Loongarch64> for ThisCpu {
     }
 
     fn wait(&mut self) {
-        // The guest's timer does not interrupt the root.
-        if let Some(at) = self.guest_deadline()
+        // The guest's timer does not interrupt the root. It may have fired since somebody looked: when it fires before
+        // its deadline is read there is none, and when it fires after that, it is seen to be pending.
+        let deadline = self.guest_deadline();
+        if self.loaded == Loaded::Somebody && self.has_pending() {
+            return;
+        }
+        if let Some(at) = deadline
             && self.alarm.is_none_or(|alarm| at < alarm)
         {
             self.alarm(Some(at));
