@@ -62,13 +62,18 @@ impl Space {
         self.set(3, slot, physical & 0xffff_ffff_f000 | attributes);
     }
 
-    /// Makes this the space of this core, and forgets what the TLB has.
-    pub fn install(&self) {
+    /// Makes the directories lead to each other.
+    pub fn prepare(&self) {
         for level in 0..3 {
             for slot in 0..512 {
                 self.set(level, slot, self.table(level + 1));
             }
         }
+    }
+
+    /// Makes this the space of this core, and forgets what the TLB has.
+    pub fn install(&self) {
+        self.prepare();
         set_csr!(csr::PWCL, PWCL);
         set_csr!(csr::PWCH, PWCH);
         set_csr!(csr::STLBPS, 12);
