@@ -1,8 +1,10 @@
 //! What all vCPUs of a guest share in hardware: its address space, its chips, its identity.
 
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch_common::ram::{GuestRam, HeapTables, frozen};
 use kernel::addr::{Gpa, Ticks};
@@ -29,6 +31,8 @@ use crate::vintc::{IocsrAccess, Outcome, Vintc};
 /// What all vCPUs of one guest share.
 pub struct GuestChips {
     vintc: Mutex<Vintc>,
+    /// What [`Vintc::lines`] says of each vCPU, for a glance without the lock.
+    lines: Box<[AtomicU64]>,
     rtc: Mutex<Rtc>,
     space: Space<Stage2, HeapTables<Window>>,
     ram: GuestRam<Window>,
@@ -48,8 +52,6 @@ pub enum Device {
         value: u64,
         /// Whose lines got a bit.
         kicks: Kicks,
-        /// The lines of the vCPU that made the access.
-        lines: u64,
     },
     /// A store asks for this.
     Call(Call),
@@ -73,24 +75,41 @@ impl GuestChips {
         self.vintc.lock().lines(index)
     }
 
-    /// Answers an access to an IOCSR; also returns the lines of the vCPU that made it.
-    pub fn iocsr(&self, index: usize, at: u64, width: u8, store: Option<u64>) -> (Outcome, u64) {
+    /// The same, as it was a moment ago: whoever raises one afterwards rings for the vCPU. It is how a vCPU that runs
+    /// finds out that a line went down, for which nobody rings.
+    #[inline]
+    pub fn glance(&self, index: usize) -> u64 {
+        self.lines.get(index).map_or(0, |lines| lines.load(Ordering::Relaxed))
+    }
+
+    /// Does something with the interrupt chips.
+    #[inline]
+    fn on_chips<R>(&self, act: impl FnOnce(&mut Vintc) -> R) -> R {
         let mut vintc = self.vintc.lock();
+        let result = act(&mut vintc);
+        for (vcpu, lines) in self.lines.iter().enumerate() {
+            lines.store(vintc.lines(vcpu), Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Answers an access to an IOCSR.
+    pub fn iocsr(&self, index: usize, at: u64, width: u8, store: Option<u64>) -> Outcome {
         let access = IocsrAccess { at, width, store };
-        let outcome = vintc.iocsr(index, access, |at| self.is_ram(Gpa(at)));
-        (outcome, vintc.lines(index))
+        self.on_chips(|vintc| vintc.iocsr(index, access, |at| self.could_start(at)))
+    }
+
+    /// Whether `at` is where an instruction could be.
+    fn could_start(&self, at: u64) -> bool {
+        at.is_multiple_of(4) && self.is_ram(Gpa(at))
     }
 
     /// Answers an access to a device.
-    pub fn access(&self, index: usize, at: Gpa, width: u8, store: Option<u64>) -> Device {
-        let answered = {
-            let mut vintc = self.vintc.lock();
-            vintc.mmio(at.0, width, store).map(|(value, kicks)| (value, kicks, vintc.lines(index)))
-        };
-        if let Some((value, kicks, lines)) = answered {
-            return Device::Done { value, kicks, lines };
+    pub fn access(&self, at: Gpa, width: u8, store: Option<u64>) -> Device {
+        if let Some((value, kicks)) = self.on_chips(|vintc| vintc.mmio(at.0, width, store)) {
+            return Device::Done { value, kicks };
         }
-        let plain = |value| Device::Done { value, kicks: Kicks::NONE, lines: self.lines(index) };
+        let plain = |value| Device::Done { value, kicks: Kicks::NONE };
         if RTC.contains(&at.0) {
             let now = now().0.wrapping_sub(self.counter_offset);
             return plain(self.rtc.lock().access(at.0 - RTC.start, width, store, now));
@@ -180,6 +199,7 @@ impl Chips<Loongarch64> for GuestChips {
         let seconds = facts.epoch.unwrap_or(0) + plan.now.0 / facts.hz;
         let chips = Self {
             vintc: Mutex::new(Vintc::new(domain.cpus as usize)),
+            lines: (0..domain.cpus).map(|_| AtomicU64::new(0)).collect(),
             rtc: Mutex::new(Rtc::new(seconds, facts.hz)),
             space,
             ram,
@@ -201,7 +221,7 @@ impl Chips<Loongarch64> for GuestChips {
     }
 
     fn set_line(&self, line: u32, level: Level) -> Kicks {
-        self.vintc.lock().set_line(line, level)
+        self.on_chips(|vintc| vintc.set_line(line, level))
     }
 
     fn timer_fired(&self, _: &mut Guest) {
@@ -214,7 +234,7 @@ impl Chips<Loongarch64> for GuestChips {
     }
 
     fn powered_off(&self, guest: &mut Guest) -> Kicks {
-        self.vintc.lock().park(guest.index);
+        self.on_chips(|vintc| vintc.park(guest.index));
         Kicks::NONE
     }
 

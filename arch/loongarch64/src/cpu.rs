@@ -152,7 +152,7 @@ impl ThisCpu {
             return Exit::Handled;
         }
         match instruction {
-            Gspr::Iocsr(access) => return self.iocsr(guest, chips, access),
+            Gspr::Iocsr(access) => return Self::iocsr(guest, chips, access),
             Gspr::Idle => {
                 guest.skip();
                 return Exit::Idle(None);
@@ -166,11 +166,10 @@ impl ThisCpu {
         Exit::Handled
     }
 
-    fn iocsr(&mut self, guest: &mut Guest, chips: &GuestChips, access: gspr::Iocsr) -> Exit {
-        let (outcome, lines) = chips.iocsr(guest.index, access.at(guest), access.width, access.store(guest));
+    fn iocsr(guest: &mut Guest, chips: &GuestChips, access: gspr::Iocsr) -> Exit {
+        let outcome = chips.iocsr(guest.index, access.at(guest), access.width, access.store(guest));
         access.finish(guest, outcome.value);
         guest.skip();
-        self.show(lines);
         if let Some(start) = outcome.start {
             // Its answer is nowhere: a write to a chip has none.
             return Exit::Call(Call::CpuOn { vcpu: Some(start.vcpu), entry: Gpa(start.entry), arg: 0 });
@@ -178,7 +177,7 @@ impl ThisCpu {
         Self::rung(guest, outcome.kicks)
     }
 
-    /// Others than the vCPU itself, which was shown its lines, have news.
+    /// Others than the vCPU itself, which is shown its lines when it goes on, have news.
     fn rung(guest: &Guest, mut kicks: Kicks) -> Exit {
         kicks.take(guest.index);
         if kicks.is_empty() { Exit::Handled } else { Exit::Ring(kicks) }
@@ -219,11 +218,10 @@ impl ThisCpu {
                 Some(if width == 8 { value } else { value & ((1 << (8 * width)) - 1) })
             }
         };
-        match chips.access(guest.index, gpa, width, store) {
+        match chips.access(gpa, width, store) {
             Device::Nothing => Exit::Mmio(Access { at: gpa, va, width, store }),
-            Device::Done { value, kicks, lines } => {
+            Device::Done { value, kicks } => {
                 guest.finish_access(store.is_none().then_some(value));
-                self.show(lines);
                 Self::rung(guest, kicks)
             }
             Device::Call(call) => {
@@ -300,7 +298,9 @@ impl Cpu<Loongarch64> for ThisCpu {
         GCNTC.set(guest.counter_offset.wrapping_neg());
         let lines = chips.lines(guest.index);
         guest.load_timer(now());
-        guest.csr.estat = guest.csr.estat & !(1 << interrupt::IPI) | lines & 1 << interrupt::IPI;
+        // HWI lines come in by GINTC alone: a bit that is written here might not go down with its line.
+        let chips = 0xff << interrupt::HWI0 | 1 << interrupt::IPI;
+        guest.csr.estat = guest.csr.estat & !chips | lines & 1 << interrupt::IPI;
         lvz::load(&guest.csr);
         GINTC.set(lines >> interrupt::HWI0 & 0xff);
         self.shown = lines;
@@ -326,6 +326,7 @@ impl Cpu<Loongarch64> for ThisCpu {
 
     #[inline]
     fn enter(&mut self, guest: &mut Guest, chips: &GuestChips) -> Exit {
+        self.show(chips.glance(guest.index));
         // SAFETY: 1. the core calls this between `load` and `unload` of this guest, which put its registers, identifier
         // and stage 2 in place and set PVM. 2. The vectors were installed when this CPU started, and `SAVE5` is zero
         // outside this call. 3. `guest` is borrowed for the whole call.

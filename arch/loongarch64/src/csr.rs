@@ -115,7 +115,7 @@ pub const TLBRENTRY: Csr<0x88> = Csr;
 /// Where machine errors go, a physical address.
 pub const MERRENTRY: Csr<0x93> = Csr;
 
-/// `EUEN` fields.
+/// `GSTAT` fields.
 pub mod gstat {
     /// Previous mode: what `ertn` returns to.
     pub const PVM: u64 = 1 << 1;
