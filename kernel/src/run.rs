@@ -119,8 +119,10 @@ impl<A: Arch> Local<A> {
         self.trace.record(Ticks(now), Kind::TurnEnd, vcpu.id(), 0, 0);
         status.running.store(0, Ordering::Relaxed);
         bump(&status.turns);
-        for (word, resident) in status.residents.iter().zip(self.fp.residents()) {
-            word.store(resident.map_or(0, Resident::pack), Ordering::Relaxed);
+        if self.fp.take_news() {
+            for (word, resident) in status.residents.iter().zip(self.fp.residents()) {
+                word.store(resident.map_or(0, Resident::pack), Ordering::Relaxed);
+            }
         }
         self.settle(vcpu, &vm, verdict, now);
     }

@@ -103,7 +103,7 @@ fn play(story: &Story, policy: Policy) -> Tally {
 fn price(story: &Story, tally: &Tally) -> u64 {
     story.turns.len() as u64 * TURN
         + tally.requests * TRAP
-        + tally.exposures * EXPOSURE
+        + tally.exposures() * EXPOSURE
         + (tally.loads + tally.saves()) * MOVE
 }
 
@@ -196,6 +196,6 @@ fn adaptive_exposes_nothing_to_a_guest_that_has_stopped_using_floating_point() {
     let mut story = ring(1, 4000);
     story.lives[0].uses = Use::Bursts(10, 10_000);
     let (adaptive, hold) = (play(&story, Policy::Adaptive), play(&story, Policy::Hold));
-    assert!(adaptive.exposures < 20, "{adaptive:?}");
-    assert!(hold.exposures > 900, "{hold:?}");
+    assert!(adaptive.exposures() < 20, "{adaptive:?}");
+    assert!(hold.exposures() > 900, "{hold:?}");
 }

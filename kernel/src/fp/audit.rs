@@ -83,7 +83,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             let seat = &self.seats[n];
             let exposed = self.exposed & group;
             let own = match self.running {
-                Some(index) if self.is_here(index, n) => seat.valid,
+                Some(index) if self.is_here(self.slot(index), n) => seat.valid,
                 _ => Units::empty(),
             };
             if !own.contains(exposed) {

@@ -135,7 +135,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         if self.slot(index).habits.iter().all(Habit::is_none) {
             return Units::empty();
         }
-        let here = self.usable(index);
+        let here = self.usable(self.slot(index));
         let slot = occupant(&mut self.slots, index);
         let mut usual = Units::empty();
         for (habit, &group) in slot.habits.iter_mut().zip(F::GROUPS) {

@@ -35,6 +35,13 @@ pub enum Touch {
     Absent,
 }
 
+/// Whether registers still count as their owner's once they were saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Afterwards {
+    Remember,
+    Forget,
+}
+
 /// The state of one group's registers.
 #[derive(Debug, Default)]
 pub(super) struct Seat {
@@ -81,6 +88,8 @@ pub struct FpUnit<F: FpContext, R: Rules = Sound> {
     /// The groups for which it is watched in this turn: the policy learns whether it uses them.
     pub(super) watched: Units,
     pub(super) dice: Dice,
+    /// What [`residents`](Self::residents) tells is not what it told before.
+    moved: bool,
     cpu: CpuId,
     stamps: Stamps,
     ledger: Arc<Ledger>,
@@ -101,6 +110,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             asked: Units::empty(),
             watched: Units::empty(),
             dice: Dice::new(cpu.0),
+            moved: false,
             cpu,
             stamps: Stamps::new(cpu),
             ledger: Arc::default(),
@@ -120,6 +130,11 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             let Seat { owner, valid, dirty, .. } = *seat;
             owner.filter(|_| !valid.is_empty()).map(|owner| Resident { owner, valid, dirty })
         })
+    }
+
+    /// Tells whether that is news since it was last asked.
+    pub fn take_news(&mut self) -> bool {
+        core::mem::take(&mut self.moved)
     }
 
     /// Shows the state of a vCPU that lives here.
@@ -210,13 +225,13 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         self.running = Some(index);
         (self.asked, self.watched) = (Units::empty(), Units::empty());
         let slot = self.slot(index);
-        let mut wanted = slot.request;
-        match slot.policy.policy().at_arrive() {
-            AtArrive::Everything => wanted |= slot.image.units(),
-            AtArrive::WhatIsHere => wanted |= self.usable(index),
-            AtArrive::WhatIsUsual => wanted |= self.forecast(index),
-            AtArrive::Nothing => {}
-        }
+        let expected = match slot.policy.policy().at_arrive() {
+            AtArrive::Everything => slot.image.units(),
+            AtArrive::WhatIsHere => self.usable(slot),
+            AtArrive::WhatIsUsual => self.forecast(index),
+            AtArrive::Nothing => Units::empty(),
+        };
+        let wanted = self.slot(index).request | expected;
         self.pending = u16::from(wanted.bits()) | if self.audit.is_on() { AUDIT } else { 0 };
     }
 
@@ -251,18 +266,20 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     /// Ends the turn. Nothing is exposed afterwards; what is saved depends on the policy.
     pub fn leave(&mut self, file: &mut F::File) {
         let Some(index) = self.running.take() else { return };
-        let cpu = self.cpu;
-        let slot = self.slot_mut(index);
-        slot.last_cpu = Some(cpu);
+        let slot = occupant(&mut self.slots, index);
+        slot.last_cpu = Some(self.cpu);
         let policy = slot.policy.policy();
+        match policy.at_leave() {
+            AtLeave::Keep => {
+                for _ in F::GROUPS.iter().filter(|group| self.exposed.intersects(**group)) {
+                    slot.count(&self.ledger, Event::Avoided);
+                }
+            }
+            AtLeave::Save => self.vacate(file, index, Afterwards::Remember),
+            AtLeave::SaveAndForget => self.vacate(file, index, Afterwards::Forget),
+        }
         if policy == Policy::Adaptive && !(self.asked | self.watched).is_empty() {
             self.learn(index);
-        }
-        let fate = policy.at_leave();
-        for n in 0..F::GROUPS.len() {
-            if self.is_here(index, n) {
-                self.vacate(file, index, n, fate);
-            }
         }
         if R::keeps(Rule::ConcealAtLeave) {
             F::conceal(file);
@@ -281,6 +298,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             }
             if R::keeps(Rule::ForgetOnFlush) {
                 self.seats[n].forget();
+                self.moved = true;
             }
         }
         self.pending |= u16::from(self.exposed.bits());
@@ -296,7 +314,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         let touched = units_of(self.pending);
         self.pending &= AUDIT;
         if !touched.is_empty() {
-            let slot = self.slot_mut(index);
+            let slot = occupant(&mut self.slots, index);
             slot.request = Units::empty();
             let wanted = if R::keeps(Rule::CloseLate) { slot.image.closure(touched) } else { touched };
             for (n, &group) in F::GROUPS.iter().enumerate() {
@@ -319,24 +337,13 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     /// Makes the registers of group `n` hold at least `wanted` of the running vCPU, and exposes them.
     #[inline]
     fn seize(&mut self, file: &mut F::File, index: usize, n: usize, wanted: Units) {
-        let here = self.is_here(index, n);
-        let valid = self.seats[n].valid;
-        let load = if here && valid.contains(wanted) {
-            None
-        } else if here && !valid.is_empty() {
-            // The views overlap: what the guest wrote through the narrow one has to be in memory first.
-            if R::keeps(Rule::SaveBeforeWidening) {
-                self.save(file, n, SaveCause::Widen);
-            }
-            self.record(index, Event::Widening);
-            Some(valid | wanted)
+        let slot = self.slot(index);
+        let valid = if self.is_here(slot, n) { self.seats[n].valid } else { Units::empty() };
+        if valid.contains(wanted) {
+            slot.count(&self.ledger, Event::Skip);
         } else {
-            if R::keeps(Rule::SaveBeforeEviction) {
-                self.save(file, n, SaveCause::Evict);
-            }
-            Some(wanted)
-        };
-        self.occupy(file, index, n, load);
+            self.load(file, index, n, valid, wanted);
+        }
         let seat = &mut self.seats[n];
         if R::keeps(Rule::Rehome) {
             // It may have been away: its values waited here, but its slot is another one now.
@@ -344,16 +351,27 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         }
         // Neither architecture tells which registers a guest wrote, so whatever it may write is dirty. All that
         // is valid is exposed: a narrow view must not write to registers that a wider one is valid in.
+        self.moved |= seat.dirty != seat.valid;
         seat.dirty = seat.valid;
         self.exposed |= seat.valid;
     }
 
-    /// Loads registers of group `n` from the image of the running vCPU, unless they are in place.
+    /// Loads `wanted` of group `n` from the image of the running vCPU, of which the registers hold `valid`.
     #[inline]
-    fn occupy(&mut self, file: &mut F::File, index: usize, n: usize, load: Option<Units>) {
+    fn load(&mut self, file: &mut F::File, index: usize, n: usize, valid: Units, wanted: Units) {
+        if valid.is_empty() {
+            if R::keeps(Rule::SaveBeforeEviction) {
+                self.save(file, n, SaveCause::Evict);
+            }
+        } else {
+            // The views overlap: what the guest wrote through the narrow one has to be in memory first.
+            if R::keeps(Rule::SaveBeforeWidening) {
+                self.save(file, n, SaveCause::Widen);
+            }
+            self.slot(index).count(&self.ledger, Event::Widening);
+        }
+        let units = valid | wanted;
         let slot = occupant(&mut self.slots, index);
-        slot.count(&self.ledger, Event::Exposure);
-        let Some(units) = load else { return slot.count(&self.ledger, Event::Skip) };
         slot.image.restore(file, units);
         slot.count(&self.ledger, Event::Load { bytes: slot.image.bytes(units) });
         let seat = &mut self.seats[n];
@@ -376,6 +394,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         if dirty.is_empty() {
             return;
         }
+        self.moved = true;
         let Some(slot) = self.slots[seat.slot].as_mut() else { return };
         let kept = slot.image.save(file, dirty);
         if R::keeps(Rule::ForgetDestroyed) {
@@ -388,40 +407,45 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         slot.count(&self.ledger, Event::Save { cause, bytes: slot.image.bytes(dirty) });
     }
 
-    /// Ends a turn for group `n`, whose registers are the vCPU's.
-    fn vacate(&mut self, file: &mut F::File, index: usize, n: usize, fate: AtLeave) {
-        if fate == AtLeave::Keep {
-            if self.exposed.intersects(F::GROUPS[n]) {
-                self.record(index, Event::Avoided);
+    /// Saves what a vCPU whose turn ends has in the registers.
+    fn vacate(&mut self, file: &mut F::File, index: usize, afterwards: Afterwards) {
+        for n in 0..F::GROUPS.len() {
+            if !self.is_here(self.slot(index), n) {
+                continue;
             }
-            return;
-        }
-        if R::keeps(Rule::SaveAtLeave) {
-            self.save(file, n, SaveCause::Leave);
-        } else {
-            self.seats[n].dirty = Units::empty();
-        }
-        if fate == AtLeave::SaveAndForget {
-            self.seats[n].forget();
+            if R::keeps(Rule::SaveAtLeave) {
+                self.save(file, n, SaveCause::Leave);
+            } else {
+                self.seats[n].dirty = Units::empty();
+            }
+            if afterwards == Afterwards::Forget {
+                self.seats[n].forget();
+                self.moved = true;
+            }
         }
     }
 
     /// Tells what the registers hold of a vCPU and can be exposed as it is. Units that do not work without those of
     /// another group, which is not here, wait for a touch: to load that group would be a guess.
-    pub(super) fn usable(&self, index: usize) -> Units {
-        let valid = |n| if self.is_here(index, n) { self.seats[n].valid } else { Units::empty() };
-        if let [_] = F::GROUPS {
-            return valid(0);
+    #[inline]
+    pub(super) fn usable(&self, slot: &FpSlot<F>) -> Units {
+        let mut here = Units::empty();
+        for n in 0..F::GROUPS.len() {
+            if self.is_here(slot, n) {
+                here |= self.seats[n].valid;
+            }
         }
-        let here: Units = (0..F::GROUPS.len()).map(valid).collect();
-        let image = &self.slot(index).image;
-        let works = |group: &Units| here.contains(image.closure(here & *group) - *group);
+        if F::GROUPS.len() == 1 || here.is_empty() || here.contains(slot.image.closure(here)) {
+            return here;
+        }
+        let works = |group: &Units| here.contains(slot.image.closure(here & *group) - *group);
         F::GROUPS.iter().filter(|group| works(group)).map(|group| here & *group).collect()
     }
 
     /// Tells whether the registers of group `n` hold the values of a vCPU.
-    pub(super) fn is_here(&self, index: usize, n: usize) -> bool {
-        let (slot, seat) = (self.slot(index), &self.seats[n]);
+    #[inline]
+    pub(super) fn is_here(&self, slot: &FpSlot<F>, n: usize) -> bool {
+        let seat = &self.seats[n];
         if !R::keeps(Rule::OwnerCheck) {
             return slot.last_cpu == Some(self.cpu);
         }
@@ -443,6 +467,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     pub(super) fn abandon(&mut self, index: usize) {
         for seat in self.seats.iter_mut().filter(|seat| seat.slot == index) {
             seat.dirty = Units::empty();
+            self.moved = true;
         }
     }
 
@@ -459,6 +484,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
                 F::fill(file, group, 0);
             }
             self.seats[n] = Seat::default();
+            self.moved = true;
             self.pending |= u16::from((self.exposed & group).bits());
             self.exposed -= group;
         }
@@ -475,6 +501,8 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     }
 
     /// Paints what holds nothing, and compares belief and hardware.
+    #[cold]
+    #[inline(never)]
     fn inspect(&mut self, file: &mut F::File) {
         for (n, &group) in F::GROUPS.iter().enumerate() {
             let seat = &mut self.seats[n];
@@ -494,10 +522,6 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         if self.running == Some(index) {
             self.leave(file);
         }
-    }
-
-    fn record(&self, index: usize, event: Event) {
-        self.slot(index).count(&self.ledger, event);
     }
 
     fn index(&self, key: &FpKey) -> usize {
