@@ -146,6 +146,8 @@ proptest! {
                     true
                 }
                 Action::SetPolicy { .. } | Action::PowerDown { .. } | Action::Stop { .. } => false,
+                // What is put back while its guest runs has to be loaded under those policies that exposed it.
+                Action::Take { .. } | Action::PutBack { .. } => false,
                 _ => true,
             });
             script.actions.retain(|action| !matches!(action, Action::Guest { op: Op::Mode(_), .. }));
