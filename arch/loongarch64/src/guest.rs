@@ -347,7 +347,7 @@ impl Guest {
     }
 
     /// Takes over the timer as it was in the hardware: `csr` has `TCFG`, `TVAL` and `ESTAT`, read in this
-    /// order after `now`.
+    /// order, and the time before `TVAL` was read is `now`.
     pub fn save_timer(&mut self, now: Ticks) {
         let Csr { tcfg, tval, estat, .. } = self.csr;
         self.timer.save(Registers { tcfg, tval, ti: estat & TI != 0 }, now);

@@ -3,7 +3,11 @@
 //! The registers of the loaded guest are reached with `gcsrrd` and `gcsrwr`; they move when a vCPU is loaded or
 //! unloaded and at no other time.
 
-use crate::csr::{GCFG, GINTC, GSTAT, GTLBC, GTLBC_USETGID, Gcsr, Lvz, Readable, Writeable, invalidate_all};
+use kernel::addr::Ticks;
+
+use crate::csr::{
+    GCFG, GINTC, GSTAT, GTLBC, GTLBC_USETGID, Gcsr, Lvz, Readable, Writeable, counter, invalidate_all,
+};
 use crate::guest::{Csr, TI};
 
 /// Mode, privilege and interrupt enable of the guest.
@@ -82,28 +86,35 @@ fn load_constant(csr: &Csr) {
     Gcsr::<0x23>.set(csr.prcfg3);
 }
 
-/// Puts a guest's registers into the hardware. Its timer, as `csr` has it, runs from now on.
+/// Puts a guest's registers into the hardware, all but those of its timer, which stands still.
 pub fn load(csr: &Csr) {
     load_plain(csr);
     load_arrays(csr);
     load_constant(csr);
     GLLBCTL.set(csr.llbctl & KLO | WCLLB);
+}
+
+/// Lets the guest's timer run as `csr` has it, and writes its interrupts with it.
+pub fn load_timer(csr: &Csr) {
     // It stands still, so it cannot fire while the interrupts are written.
+    GTCFG.set(0);
     GESTAT.set(csr.estat);
     GTCFG.set(csr.tcfg);
     GTVAL.set(csr.tval);
 }
 
-/// Takes a guest's registers out of the hardware, and stops its timer.
-pub fn store(csr: &mut Csr) {
+/// Takes a guest's registers out of the hardware, and stops its timer. Returns at what time that had come to `TVAL`.
+pub fn store(csr: &mut Csr) -> Ticks {
     // In this order, so that a timer that fires meanwhile is seen to have fired (`timer`).
     csr.tcfg = GTCFG.get();
+    let now = Ticks(counter());
     csr.tval = GTVAL.get();
     GTCFG.set(0);
     csr.estat = GESTAT.get();
     store_plain(csr);
     store_arrays(csr);
     csr.llbctl = GLLBCTL.get();
+    now
 }
 
 /// Changes the bits of `mask` of the guest's `ESTAT`, without losing an interrupt of its timer.

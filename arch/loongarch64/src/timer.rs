@@ -53,8 +53,8 @@ impl Timer {
         Self { mask, tcfg: 0, run: Run::Stopped(0), ti: false }
     }
 
-    /// Takes the timer out of the hardware. `now` was read first and TI last: a timer that fires in between
-    /// then fires once.
+    /// Takes the timer out of the hardware. `TCFG` was read first, then `now`, then `TVAL`, and TI last: a timer that
+    /// fires in between then fires once.
     pub fn save(&mut self, registers: Registers, now: Ticks) {
         let Registers { tcfg, tval, ti } = registers;
         let tval = tval & self.mask;

@@ -212,22 +212,26 @@ proptest! {
     /// A tick that comes while the registers are being read comes once.
     #[test]
     fn a_tick_while_reading_comes_once(
-        keeps: bool, quarter in 1u64..20, reads in [0u64..20, 0u64..20, 0u64..20], out in 0u64..100,
+        keeps: bool, quarter in 1u64..20, reads in [0u64..20, 0u64..20, 0u64..20, 0u64..20], out in 0u64..100,
     ) {
         let mut hardware = Hardware::new(if keeps { Kind::Keeps } else { Kind::Clears });
         hardware.program(quarter * 4 | EN, 1000);
-        let now = 1000 + reads[0];
-        let tcfg = hardware.read(now).tcfg;
-        let tval = hardware.read(now + reads[1]).tval;
-        let ti = hardware.read(now + reads[1] + reads[2]).ti;
+        let mut at = 1000 + reads[0];
+        let tcfg = hardware.read(at).tcfg;
+        at += reads[1];
+        let now = at;
+        at += reads[2];
+        let tval = hardware.read(at).tval;
+        at += reads[3];
+        let ti = hardware.read(at).ti;
         let mut timer = Timer::new(48);
         timer.save(Registers { tcfg, tval, ti }, Ticks(now));
-        let mut at = now + reads[1] + reads[2] + out;
+        at += out;
         hardware.load(timer.restore(Ticks(at)), at);
         let mut ticks = 0;
         while at < 2000 {
             if hardware.read(at).ti {
-                prop_assert!(at + reads[1] >= 1000 + quarter * 4, "not before its time but for the reads");
+                prop_assert!(at + reads[2] >= 1000 + quarter * 4, "not before its time but for the reads");
                 ticks += 1;
                 hardware.clear(at);
             }
