@@ -81,7 +81,12 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (core(), 0..4u64)
             .prop_map(|(from, word)| Op::Iocsr { from, at: 0x1800 + 8 * word, width: 8, store: Some(u64::MAX) }),
         5 => pic.prop_map(|(at, width, store)| Op::Mmio { at: PCH_PIC.start + at, width, store }),
-        3 => prop_oneof![0..40u64, any::<u64>()]
+        2 => (0..12u64, any::<u8>()).prop_map(|(vector, route)| {
+            Op::Iocsr { from: 0, at: 0x1c00 + vector, width: 1, store: Some(route.into()) }
+        }),
+        1 => prop_oneof![Just(u64::MAX), any::<u64>()]
+            .prop_map(|bits| Op::Iocsr { from: 0, at: 0x1680, width: 8, store: Some(bits) }),
+        5 => prop_oneof![8 => 0..12u64, 1 => 0..40u64, 1 => any::<u64>()]
             .prop_map(|vector| Op::Mmio { at: MSI.start, width: 4, store: Some(vector) }),
         6 => (0u32..8, any::<bool>()).prop_map(|(pin, high)| Op::Line { pin, high }),
         1 => (any::<u32>(), any::<bool>()).prop_map(|(pin, high)| Op::Line { pin, high }),
