@@ -145,6 +145,12 @@ pub trait Cpu<A: Arch> {
     fn wants_interrupt(&mut self, guest: &mut A::Guest, chips: &A::Chips) -> bool;
     /// Runs the loaded guest until it stops.
     fn enter(&mut self, guest: &mut A::Guest, chips: &A::Chips) -> Exit;
+    /// How often the guest stopped during the last [`Cpu::enter`] and was let go on there, because the architecture
+    /// dealt with it. Whoever wants the loop to look at something has sent an interrupt, which ends that.
+    #[inline]
+    fn handled(&self) -> u64 {
+        0
+    }
     /// Raises an exception inside the loaded guest.
     fn inject(&mut self, guest: &mut A::Guest, fault: Fault);
     /// This CPU's floating-point registers.

@@ -27,7 +27,7 @@ use crate::mail::{Phase, PowerOnError};
 use crate::sched::{Next, Occasion, RunQueue, Tuning, Turn, Woken};
 use crate::trace::{Kind, NOBODY, Trace};
 use crate::vcpu::{FpPlace, Vcpu};
-use crate::vm::{Answer, End, Vm, bump};
+use crate::vm::{Answer, End, Vm, add, bump};
 
 /// One physical CPU and everything that lives on it.
 pub struct Local<A: Arch> {
@@ -184,8 +184,9 @@ impl<A: Arch> Local<A> {
             }
             self.fp.enter(self.cpu.fp());
             let exit = self.cpu.enter(&mut vcpu.guest, &vm.chips);
-            vcpu.stats().count(exit.cause());
-            bump(&self.shared.status.exits);
+            let handled = self.cpu.handled();
+            vcpu.stats().count(exit.cause(), handled);
+            add(&self.shared.status.exits, handled + 1);
             match self.answer(vcpu, vm, exit) {
                 Verdict::Resume => {}
                 Verdict::Sleep(until) => match self.doze(vcpu, vm, until) {

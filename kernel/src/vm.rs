@@ -56,10 +56,13 @@ pub struct VcpuStats {
 }
 
 impl VcpuStats {
-    /// Counts an exit.
+    /// Counts an exit, and `handled` that the architecture dealt with before it.
     #[inline]
-    pub fn count(&self, cause: Cause) {
+    pub fn count(&self, cause: Cause, handled: u64) {
         bump(&self.exits[cause as usize]);
+        if handled != 0 {
+            add(&self.exits[Cause::Handled as usize], handled);
+        }
     }
 
     /// How often it stopped for each cause, in the order of [`Cause::ALL`].
@@ -81,9 +84,14 @@ impl VcpuStats {
     }
 }
 
-/// Counts by a plain load and store: there is one writer.
+/// Counts one, by a plain load and store: there is one writer.
 pub(crate) fn bump(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    add(counter, 1);
+}
+
+/// Counts some, likewise.
+pub(crate) fn add(counter: &AtomicU64, some: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(some), Ordering::Relaxed);
 }
 
 /// What any CPU may reach of a vCPU, wherever it is.

@@ -1,6 +1,5 @@
 //! What all vCPUs of a guest share in hardware: its address space, its chips, its identity.
 
-use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -31,8 +30,8 @@ use crate::vintc::{IocsrAccess, Outcome, Vintc};
 /// What all vCPUs of one guest share.
 pub struct GuestChips {
     vintc: Mutex<Vintc>,
-    /// What [`Vintc::lines`] says of each vCPU, for a glance without the lock.
-    lines: Box<[AtomicU64]>,
+    /// What [`Vintc::lines`] says of each vCPU.
+    lines: Arc<[AtomicU64]>,
     rtc: Mutex<Rtc>,
     space: Space<Stage2, HeapTables<Window>>,
     ram: GuestRam<Window>,
@@ -69,34 +68,18 @@ impl GuestChips {
         self.ram.contains(at)
     }
 
-    /// The lines of a vCPU's chips, as bits of `ESTAT.IS`.
+    /// The lines of a vCPU's chips, as bits of `ESTAT.IS`. Whoever raises one rings for the vCPU afterwards, so it is
+    /// seen after the bell was answered; that one went down is seen some time.
     #[inline]
     pub fn lines(&self, index: usize) -> u64 {
-        self.vintc.lock().lines(index)
-    }
-
-    /// The same, as it was a moment ago: whoever raises one afterwards rings for the vCPU. It is how a vCPU that runs
-    /// finds out that a line went down, for which nobody rings.
-    #[inline]
-    pub fn glance(&self, index: usize) -> u64 {
         self.lines.get(index).map_or(0, |lines| lines.load(Ordering::Relaxed))
     }
 
-    /// Does something with the interrupt chips.
-    #[inline]
-    fn on_chips<R>(&self, act: impl FnOnce(&mut Vintc) -> R) -> R {
-        let mut vintc = self.vintc.lock();
-        let result = act(&mut vintc);
-        for (vcpu, lines) in self.lines.iter().enumerate() {
-            lines.store(vintc.lines(vcpu), Ordering::Relaxed);
-        }
-        result
-    }
-
     /// Answers an access to an IOCSR.
+    #[inline]
     pub fn iocsr(&self, index: usize, at: u64, width: u8, store: Option<u64>) -> Outcome {
         let access = IocsrAccess { at, width, store };
-        self.on_chips(|vintc| vintc.iocsr(index, access, |at| self.could_start(at)))
+        self.vintc.lock().iocsr(index, access, |at| self.could_start(at))
     }
 
     /// Whether `at` is where an instruction could be.
@@ -106,7 +89,7 @@ impl GuestChips {
 
     /// Answers an access to a device.
     pub fn access(&self, at: Gpa, width: u8, store: Option<u64>) -> Device {
-        if let Some((value, kicks)) = self.on_chips(|vintc| vintc.mmio(at.0, width, store)) {
+        if let Some((value, kicks)) = self.vintc.lock().mmio(at.0, width, store) {
             return Device::Done { value, kicks };
         }
         let plain = |value| Device::Done { value, kicks: Kicks::NONE };
@@ -197,9 +180,10 @@ impl Chips<Loongarch64> for GuestChips {
         };
         // A machine without a clock leaves its guests in 1970.
         let seconds = facts.epoch.unwrap_or(0) + plan.now.0 / facts.hz;
+        let vintc = Vintc::new(domain.cpus as usize);
         let chips = Self {
-            vintc: Mutex::new(Vintc::new(domain.cpus as usize)),
-            lines: (0..domain.cpus).map(|_| AtomicU64::new(0)).collect(),
+            lines: vintc.shared_lines(),
+            vintc: Mutex::new(vintc),
             rtc: Mutex::new(Rtc::new(seconds, facts.hz)),
             space,
             ram,
@@ -221,7 +205,7 @@ impl Chips<Loongarch64> for GuestChips {
     }
 
     fn set_line(&self, line: u32, level: Level) -> Kicks {
-        self.on_chips(|vintc| vintc.set_line(line, level))
+        self.vintc.lock().set_line(line, level)
     }
 
     fn timer_fired(&self, _: &mut Guest) {
@@ -234,7 +218,7 @@ impl Chips<Loongarch64> for GuestChips {
     }
 
     fn powered_off(&self, guest: &mut Guest) -> Kicks {
-        self.on_chips(|vintc| vintc.park(guest.index));
+        self.vintc.lock().park(guest.index);
         Kicks::NONE
     }
 

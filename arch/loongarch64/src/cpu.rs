@@ -52,6 +52,8 @@ pub struct ThisCpu {
     loaded: Loaded,
     /// The lines of its chips as the loaded guest has them.
     shown: u64,
+    /// How often the last entry was repeated.
+    handled: u64,
 }
 
 /// Whether a guest's registers are in the hardware.
@@ -65,7 +67,17 @@ impl ThisCpu {
     /// The CPU this runs on, its FP registers taken over. `chip` is for the CPU that handles devices.
     pub fn new(id: CpuId, hz: u64, fp: File<Hardware>, chip: Option<Chip>) -> Self {
         let bits = GSTAT.get() >> gstat::GIDBIT_SHIFT & 0x3f;
-        Self { id, hz, fp, gids: Gids::new(bits as u32), chip, alarm: None, loaded: Loaded::Nobody, shown: 0 }
+        Self {
+            id,
+            hz,
+            fp,
+            gids: Gids::new(bits as u32),
+            chip,
+            alarm: None,
+            loaded: Loaded::Nobody,
+            shown: 0,
+            handled: 0,
+        }
     }
 
     /// Shows the loaded guest the lines of its chips.
@@ -187,7 +199,8 @@ impl ThisCpu {
         if kicks.is_empty() { Exit::Handled } else { Exit::Ring(kicks) }
     }
 
-    /// An address that stage 2 does not give.
+    /// An address that stage 2 does not give. Not inlined: what devices compute with would be made ready at each turn.
+    #[inline(never)]
     fn memory(&mut self, guest: &mut Guest, chips: &GuestChips, memory: Memory) -> Exit {
         let gpa = Gpa(BADV.get());
         if memory == Memory::Fetch {
@@ -342,12 +355,24 @@ impl Cpu<Loongarch64> for ThisCpu {
 
     #[inline]
     fn enter(&mut self, guest: &mut Guest, chips: &GuestChips) -> Exit {
-        self.show(chips.glance(guest.index));
-        // SAFETY: 1. the core calls this between `load` and `unload` of this guest, which put its registers, identifier
-        // and stage 2 in place and set PVM. 2. The vectors were installed when this CPU started, and `SAVE5` is zero
-        // outside this call. 3. `guest` is borrowed for the whole call.
-        let estat = unsafe { switch::enter(&raw mut guest.frame) };
-        self.exit(guest, chips, estat)
+        self.handled = 0;
+        loop {
+            self.show(chips.lines(guest.index));
+            // SAFETY: 1. the core calls this between `load` and `unload` of this guest, which put its registers,
+            // identifier and stage 2 in place and set PVM. 2. The vectors were installed when this CPU started, and
+            // `SAVE5` is zero outside this call. 3. `guest` is borrowed for the whole call.
+            let estat = unsafe { switch::enter(&raw mut guest.frame) };
+            match self.exit(guest, chips, estat) {
+                // A guest makes several of these for one interrupt.
+                Exit::Handled => self.handled += 1,
+                exit => return exit,
+            }
+        }
+    }
+
+    #[inline]
+    fn handled(&self) -> u64 {
+        self.handled
     }
 
     fn inject(&mut self, guest: &mut Guest, fault: Fault) {

@@ -12,6 +12,8 @@
 //! vCPUs other than the first are parked: they wait, as firmware lets them, for an address in mailbox 0 and an IPI.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 mod eiointc;
 mod ipi;
@@ -98,13 +100,20 @@ fn bits(mut word: u64) -> impl Iterator<Item = u32> {
     })
 }
 
+/// Changes the lines of a vCPU; whether it got one that it did not have.
+fn put(lines: &AtomicU64, now: u64) -> bool {
+    let before = lines.load(Ordering::Relaxed);
+    lines.store(now, Ordering::Relaxed);
+    now & !before != 0
+}
+
 /// A guest's interrupt chips.
 pub struct Vintc {
     ipi: Box<[Ipi]>,
     eiointc: Eiointc,
     pch_pic: PchPic,
-    /// The lines of each vCPU.
-    lines: Box<[u64]>,
+    /// The lines of each vCPU, for a look without the lock. Nobody else writes them.
+    lines: Arc<[AtomicU64]>,
     /// vCPUs that have not started, bit n for vCPU n.
     parked: u64,
 }
@@ -120,22 +129,35 @@ impl Vintc {
             ipi: (0..cpus).map(|_| Ipi::default()).collect(),
             eiointc: Eiointc::new(cpus),
             pch_pic: PchPic::new(),
-            lines: (0..cpus).map(|_| 0).collect(),
+            lines: (0..cpus).map(|_| AtomicU64::new(0)).collect(),
             parked: u64::MAX >> (64 - cpus) & !1,
         }
     }
 
     /// The bits of a vCPU's `ESTAT.IS` that are up: HWI0 to HWI7 in bits 9 to 2, IPI in bit 12.
-    #[inline]
     pub fn lines(&self, vcpu: usize) -> u64 {
-        self.lines.get(vcpu).copied().unwrap_or(0)
+        self.lines.get(vcpu).map_or(0, |lines| lines.load(Ordering::Relaxed))
+    }
+
+    /// The same of all vCPUs, to be looked at without the lock. Whoever raises a line rings for its vCPU afterwards;
+    /// nobody rings for a line that goes down.
+    pub fn shared_lines(&self) -> Arc<[AtomicU64]> {
+        Arc::clone(&self.lines)
     }
 
     /// Answers an access of vCPU `from`. `is_memory` says whether an address is one where a vCPU could start.
+    #[inline]
     pub fn iocsr(&mut self, from: usize, access: IocsrAccess, is_memory: impl Fn(u64) -> bool) -> Outcome {
-        if from >= self.ipi.len() {
-            return Outcome::default();
+        match self.ipi_word(from, access) {
+            Some(outcome) => outcome,
+            None if from >= self.ipi.len() => Outcome::default(),
+            None => self.any_iocsr(from, access, is_memory),
         }
+    }
+
+    /// The same for any access.
+    #[inline(never)]
+    fn any_iocsr(&mut self, from: usize, access: IocsrAccess, is_memory: impl Fn(u64) -> bool) -> Outcome {
         let words = Words::new(access.at, access.width);
         let Some(value) = access.store else {
             return Outcome { value: words.load(|at| self.read(from, at)), ..Outcome::default() };
@@ -154,6 +176,31 @@ impl Vintc {
         }
         let start = bits(effect.called).find_map(|vcpu| self.try_start(vcpu as usize, &is_memory));
         Outcome { value: 0, kicks: self.refresh(effect.touched), start }
+    }
+
+    /// Answers what every interrupt between vCPUs takes, in a few steps: an access to a whole register of the IPI, but
+    /// for one that may start a vCPU.
+    #[inline]
+    fn ipi_word(&mut self, from: usize, IocsrAccess { at, width, store }: IocsrAccess) -> Option<Outcome> {
+        let offset = at.wrapping_sub(IPI);
+        if width != 4 || offset > IPI_END - IPI || offset & 3 != 0 || from >= self.ipi.len() {
+            return None;
+        }
+        let Some(value) = store else {
+            return Some(Outcome { value: self.ipi.get(from)?.read(offset).into(), ..Outcome::default() });
+        };
+        let whom = if at == ipi::SEND_AT { ipi::target(value) } else { from };
+        let (ipi, lines) = (self.ipi.get_mut(whom)?, self.lines.get(whom)?);
+        if self.parked >> whom & 1 != 0 {
+            return None;
+        }
+        match at {
+            ipi::SEND_AT => ipi.post(ipi::action(value as u32)),
+            _ => ipi.write(offset, value as u32, u32::MAX),
+        }
+        let others = lines.load(Ordering::Relaxed) & !IS_IPI;
+        let got = put(lines, others | if ipi.is_up() { IS_IPI } else { 0 });
+        Some(Outcome { kicks: Kicks(u64::from(got) << whom), ..Outcome::default() })
     }
 
     /// Answers an access to memory, if it is to one of the chips: what a load returns, and whose lines got a bit.
@@ -213,11 +260,10 @@ impl Vintc {
         let mut kicks = 0;
         for vcpu in bits(touched) {
             let at = vcpu as usize;
-            let Some((lines, ipi)) = self.lines.get_mut(at).zip(self.ipi.get(at)) else { break };
+            let Some((lines, ipi)) = self.lines.get(at).zip(self.ipi.get(at)) else { break };
             let hwi = u64::from(self.eiointc.pins_up(at)) << HWI_SHIFT;
             let now = hwi | if ipi.is_up() { IS_IPI } else { 0 };
-            kicks |= u64::from(now & !*lines != 0) << vcpu;
-            *lines = now;
+            kicks |= u64::from(put(lines, now)) << vcpu;
         }
         Kicks(kicks)
     }

@@ -58,7 +58,7 @@ impl<T: Turn> RunQueue<T> {
     #[inline]
     pub fn offers(&mut self, pool: &Pool) -> bool {
         self.publish(pool);
-        self.waiting() > 0
+        !self.leaving.is_empty() || self.published.is_some_and(|(_, wanted)| !wanted.is_empty())
     }
 
     /// Publishes what this CPU has, and takes out a vCPU that should move. The caller sends it: sets its doorbell to

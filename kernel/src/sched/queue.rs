@@ -124,7 +124,7 @@ pub struct RunQueue<T> {
     /// When a vCPU last came from, or left for the sake of, another CPU.
     pub(super) disturbed: u64,
     /// What others were told; nothing, if they may have changed it since.
-    published: Option<(u32, CpuSet)>,
+    pub(super) published: Option<(u32, CpuSet)>,
 }
 
 impl<T: Turn> RunQueue<T> {
