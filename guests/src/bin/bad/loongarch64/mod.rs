@@ -297,7 +297,7 @@ fn cpu_on_nowhere() -> Outcome {
     if smp::count() < 2 || bare() {
         return Ok(Done::Skipped("one vCPU, or one that plain QEMU would send there"));
     }
-    for nowhere in [0x3000_0000, 0xffff_ffff_ffff_fffc, 0x2ff0_0000, 1] {
+    for nowhere in [0x3000_0000, 0xffff_ffff_ffff_fffc, 0x2ff0_0000, 0x7fff_ffff_ffff] {
         power::mail(1, 0, nowhere);
         irq::send(power::BOOT, 1);
     }

@@ -191,31 +191,32 @@ fn sum() -> (u64, u64) {
     (before + left, after + left)
 }
 
-/// A timer that is far away counts down while its vCPU runs, sleeps and waits for the CPU, as fast as the counter.
+/// A timer that is far away counts down while its vCPU runs and while it waits for the CPU, as fast as the counter.
 pub(super) fn time_goes_on() -> Outcome {
     on_all(
         |me| {
             let mut rng = Rng::new(args::number("seed", 1) << 24 | me as u64);
-            let end = timer::now() + timer::micros(duration());
-            while timer::now() < end {
-                // Interrupts stay masked: sleep would take the timer for itself.
-                let mask = cpu::mask_irq();
-                let long = timer::micros(20_000_000 + rng.below(1_000_000)) & !3;
-                set_csr!(number::TCFG, long | 1);
-                let start = sum();
-                for _ in 0..1 + rng.below(5) {
-                    cpu::spin(rng.below(100_000));
-                    let (earliest, latest) = sum();
-                    let drift = timer::micros(1000);
-                    let fine = earliest <= start.1 + drift && latest + drift >= start.0;
-                    check(me, 0, 1, u64::from(fine));
+            // Interrupts stay masked: nobody else may arm the timer.
+            let mask = cpu::mask_irq();
+            set_csr!(number::TCFG, timer::micros(60_000_000) & !3 | 1);
+            let begin = timer::now();
+            let start = sum();
+            while timer::now() < begin + timer::micros(duration()) {
+                cpu::spin(rng.below(1_000_000));
+                let (earliest, latest) = sum();
+                // On an emulator some time passes between a hypervisor's reading of one and writing of the other. A timer
+                // that stands still while its vCPU is out loses much more.
+                let drift = timer::micros(50_000) + (timer::now() - begin) / 8;
+                if earliest > start.1 + drift {
+                    check(me, 1, start.1, earliest);
+                } else if latest + drift < start.0 {
+                    check(me, 2, start.0, latest);
                 }
-                timer::disarm();
-                cpu::restore_irq(mask);
-                pass_time(&mut rng);
                 ROUNDS[me].fetch_add(1, Relaxed);
             }
+            timer::disarm();
+            cpu::restore_irq(mask);
         },
-        |_| why!("the sum of counter and TVAL"),
+        |which| why!("the {} sum of counter and TVAL", if which == 1 { "least" } else { "greatest" }),
     )
 }
