@@ -363,9 +363,14 @@ fn start_secondaries(cpus: &[u32], hz: u64) -> Result<(), Failure> {
     for (n, core) in cpus.iter().enumerate().skip(1) {
         let stack = Box::leak(alloc::vec![0u8; STACK_SIZE].into_boxed_slice());
         boot::set_secondary_stack((stack.as_ptr_range().end.expose_provenance() & !0xf) as u64);
-        Ipi(Own).start(*core, entry.0);
-        let deadline = now().0 + 10 * hz;
+        let (mut again, deadline) = (now().0, now().0 + 10 * hz);
         while !REPORTS[n].is_completed() {
+            // A core that comes out of reset later than this one did empties its mailbox then, so it is told again; one
+            // that has started looks at its mailbox no more, and an interrupt too many is a kick.
+            if now().0 >= again {
+                Ipi(Own).start(*core, entry.0);
+                again += hz / 10;
+            }
             if now().0 > deadline {
                 return Err(alloc::format!("CPU {n} (core {core}) was started and does not report"));
             }
