@@ -28,14 +28,27 @@ cargo xtask bench [--arch A] [--json] [NAME]...
 
 Boots the bench guest with QEMU counting instructions and prints what each operation costs: instructions of guest and
 hypervisor together per operation, loads and saves of FP registers, loads that were skipped, and bytes moved. A round of
-switch_* is two vCPU switches, with FP used by none, one or both of the vCPUs.
+switch_* is two vCPU switches, with FP used by none, one or both of the vCPUs; with sve in the name it is SVE with
+vectors of 512 bits. touch* is the first FP instruction of a turn, from the trap until it is done.
 
   --arch A   architecture: aarch64, loongarch64 (aarch64)
   --json     print an array of {arch, name, policy, instructions, loads, saves, skips, bytes} instead
-  NAME       only these: hypercall, mmio_read, ipi, timer, wfi_wake, switch_none, switch_one, switch_both
+  NAME       only these: hypercall, mmio_read, ipi, timer, wfi_wake, switch_none, switch_one, switch_both,
+             touch, switch_sve_one, switch_sve_both, touch_sve
 ",
     run,
 };
+
+/// Under which FP policies something is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Under {
+    /// It does not matter.
+    Any,
+    /// Each.
+    Each,
+    /// The one that loads registers at the first use of every turn.
+    Lazy,
+}
 
 /// A measurement, and the most instructions it may take.
 #[derive(Debug)]
@@ -43,11 +56,30 @@ struct Kind {
     name: &'static str,
     /// On AArch64 and on LoongArch.
     limits: [Option<u64>; 2],
-    /// Whether the FP policy matters to it.
-    by_policy: bool,
+    under: Under,
+    /// The longest vectors of the guest; what is measured with SVE is measured on AArch64 alone.
+    sve: Sve,
 }
 
 impl Kind {
+    const fn new(name: &'static str, limits: [Option<u64>; 2], under: Under) -> Self {
+        Self { name, limits, under, sve: Sve::Hidden }
+    }
+
+    const fn with_sve(name: &'static str, limit: Option<u64>, under: Under) -> Self {
+        Self { name, limits: [limit, None], under, sve: SVE }
+    }
+
+    /// Tells whether it is measured in a boot of a guest.
+    fn is_due(&self, arch: Arch, policy: Policy, sve: Sve) -> bool {
+        let under = match self.under {
+            Under::Any => policy == Policy::Hold,
+            Under::Each => true,
+            Under::Lazy => policy == Policy::Lazy,
+        };
+        under && self.sve == sve && (sve == Sve::Hidden || arch == Arch::Aarch64)
+    }
+
     const fn limit(&self, arch: Arch) -> Option<u64> {
         match arch {
             Arch::Aarch64 => self.limits[0],
@@ -58,15 +90,25 @@ impl Kind {
 
 /// Every measurement, in the order of the table.
 const KINDS: &[Kind] = &[
-    Kind { name: "hypercall", limits: [Some(250), Some(300)], by_policy: false },
-    Kind { name: "mmio_read", limits: [Some(600), Some(700)], by_policy: false },
-    Kind { name: "ipi", limits: [Some(1500), None], by_policy: false },
-    Kind { name: "timer", limits: [Some(1500), None], by_policy: false },
-    Kind { name: "wfi_wake", limits: [None, None], by_policy: false },
-    Kind { name: "switch_none", limits: [Some(4000), Some(4500)], by_policy: true },
-    Kind { name: "switch_one", limits: [None, None], by_policy: true },
-    Kind { name: "switch_both", limits: [Some(4600), Some(5200)], by_policy: true },
+    Kind::new("hypercall", [Some(250), Some(300)], Under::Any),
+    Kind::new("mmio_read", [Some(600), Some(700)], Under::Any),
+    Kind::new("ipi", [Some(1500), None], Under::Any),
+    Kind::new("timer", [Some(1500), None], Under::Any),
+    Kind::new("wfi_wake", [None, None], Under::Any),
+    Kind::new("switch_none", [Some(4000), Some(4500)], Under::Each),
+    Kind::new("switch_one", [None, None], Under::Each),
+    Kind::new("switch_both", [Some(4600), Some(5200)], Under::Each),
+    Kind::new("touch", [Some(350 + SIMD_LOAD), None], Under::Lazy),
+    Kind::with_sve("switch_sve_one", None, Under::Each),
+    Kind::with_sve("switch_sve_both", None, Under::Each),
+    Kind::with_sve("touch_sve", Some(350 + SVE_LOAD), Under::Lazy),
 ];
+
+/// The vectors that figures with SVE are for.
+const SVE: Sve = Sve::Bits(512);
+/// Instructions of the functions in `arch/aarch64/src/fp_regs.rs` that load registers.
+const SIMD_LOAD: u64 = 21;
+const SVE_LOAD: u64 = 56;
 
 /// The architectures whose figures `cargo xtask test` judges.
 pub(crate) const ARCHS: [Arch; 1] = [Arch::Aarch64];
@@ -167,13 +209,13 @@ pub(crate) fn check(lab: &Lab, log: &Path) -> Result<()> {
 fn measure(lab: &Lab, kinds: &[&Kind], listener: &mut dyn Listener) -> Result<Figures> {
     let image = flat::loaded_size(&std::fs::read(lab.image()?)?)?;
     let mut figures = Figures { arch: lab.arch, rows: Vec::new(), image, memory: None };
-    // What does not depend on the policy is measured with the first one.
-    let policies = [Policy::Hold, Policy::Eager, Policy::Lazy, Policy::Resident, Policy::Adaptive];
-    for (boot, policy) in policies.into_iter().enumerate() {
-        let wanted: Vec<&str> =
-            kinds.iter().filter(|kind| boot == 0 || kind.by_policy).map(|kind| kind.name).collect();
+    for (sve, policy) in
+        [Sve::Hidden, SVE].into_iter().flat_map(|sve| Policy::ALL.map(|policy| (sve, policy)))
+    {
+        let due = kinds.iter().filter(|kind| kind.is_due(lab.arch, policy, sve));
+        let wanted: Vec<&str> = due.map(|kind| kind.name).collect();
         if !wanted.is_empty() {
-            measure_one(lab, policy, &wanted, &mut figures, listener)
+            measure_one(lab, policy, sve, &wanted, &mut figures, listener)
                 .with_context(|| format!("the bench guest under policy {policy}"))?;
         }
     }
@@ -189,6 +231,7 @@ fn measure(lab: &Lab, kinds: &[&Kind], listener: &mut dyn Listener) -> Result<Fi
 fn measure_one(
     lab: &Lab,
     policy: Policy,
+    sve: Sve,
     wanted: &[&str],
     figures: &mut Figures,
     listener: &mut dyn Listener,
@@ -202,7 +245,7 @@ fn measure_one(
         memory: Memory(32 << 20),
         fp: policy,
         fp_units: None,
-        sve: Sve::Hidden,
+        sve,
         affinity: None,
         weight: 256,
     };
@@ -251,7 +294,7 @@ fn row(line: &str, policy: Policy) -> Option<Row> {
     let kind = KINDS.iter().find(|kind| kind.name == *name)?;
     let numbers: Option<Vec<u64>> = numbers.iter().map(|number| number.parse().ok()).collect();
     let [instructions, loads, saves, skips, bytes] = numbers?.try_into().ok()?;
-    let policy = kind.by_policy.then_some(policy);
+    let policy = (kind.under != Under::Any).then_some(policy);
     Some(Row { name: (*name).to_string(), policy, instructions, loads, saves, skips, bytes })
 }
 
@@ -288,9 +331,11 @@ impl Row {
                 self.name, self.instructions
             ));
         }
-        let moved =
-            self.policy == Some(Policy::Hold) && self.name == "switch_one" && self.loads + self.saves != 0;
-        moved.then(|| format!("switch_one{policy} has {} loads and {} saves, not 0", self.loads, self.saves))
+        let one_user = matches!(self.name.as_str(), "switch_one" | "switch_sve_one");
+        let moved = self.policy == Some(Policy::Hold) && one_user && self.loads + self.saves != 0;
+        moved.then(|| {
+            format!("{}{policy} has {} loads and {} saves, not 0", self.name, self.loads, self.saves)
+        })
     }
 }
 
@@ -314,7 +359,7 @@ impl Figures {
     /// Writes the table.
     fn table(&self) -> String {
         let mut text = format!(
-            "{:<12} {:<9} {:>12} {:>6} {:>6} {:>6} {:>7} {:>6}\n",
+            "{:<15} {:<9} {:>12} {:>6} {:>6} {:>6} {:>7} {:>6}\n",
             "name", "policy", "instructions", "loads", "saves", "skips", "bytes", "limit"
         );
         for row in &self.rows {
@@ -324,7 +369,7 @@ impl Figures {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "{:<12} {policy:<9} {:>12} {:>6} {:>6} {:>6} {:>7} {limit:>6}{mark}",
+                "{:<15} {policy:<9} {:>12} {:>6} {:>6} {:>6} {:>7} {limit:>6}{mark}",
                 row.name, row.instructions, row.loads, row.saves, row.skips, row.bytes
             );
         }

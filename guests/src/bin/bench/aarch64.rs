@@ -2,7 +2,8 @@
 
 use core::arch::asm;
 
-use guests::arch::{gic, psci};
+use guests::arch::{fp, gic, psci};
+use guests::fp::Units;
 use guests::mmio;
 use guests::start::machine;
 
@@ -10,6 +11,24 @@ use guests::start::machine;
 const NULL_CALL: u64 = 0x4b00_0000;
 /// Fermata's ledger of this VM: x0 to x3 are loads, saves, skips and bytes; x0 is -1 when unavailable.
 const LEDGER_CALL: u64 = 0xc600_0001;
+
+/// The names of what is measured with vectors longer than those of SIMD.
+pub(crate) const WIDE_NAMES: [&str; 3] = ["switch_sve_one", "switch_sve_both", "touch_sve"];
+/// The units with such vectors.
+pub(crate) const WIDE: Units = Units::SVE;
+
+/// Enables all units, with vectors as long as they can be.
+pub(crate) fn enable_all() {
+    fp::enable(fp::present());
+    if fp::present().has(Units::SCALED) {
+        fp::set_zcr(0xf);
+    }
+}
+
+/// Executes one SVE instruction.
+pub(crate) fn touch_wide() {
+    fp::touch_scalable();
+}
 
 /// Tells whether calls are answered: firmware does where no hypervisor is.
 pub(crate) fn has_calls() -> bool {

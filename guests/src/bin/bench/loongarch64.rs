@@ -1,8 +1,27 @@
 //! The ways into the hypervisor on LoongArch64.
 
+use core::arch::asm;
+
 use guests::arch::{chips, hypercall};
+use guests::fp::{self, Units};
 use guests::mmio;
 use guests::start::machine;
+
+/// The names of what is measured with vectors longer than those of the FPU.
+pub(crate) const WIDE_NAMES: [&str; 3] = ["switch_lasx_one", "switch_lasx_both", "touch_lasx"];
+/// The units with such vectors.
+pub(crate) const WIDE: Units = Units::LASX;
+
+/// Enables all units.
+pub(crate) fn enable_all() {
+    fp::enable(fp::present());
+}
+
+/// Executes one LASX instruction: every byte of xr31 becomes 1.
+pub(crate) fn touch_wide() {
+    // SAFETY: changes xr31 only, which the compiler does not use.
+    unsafe { asm!("xvrepli.b $xr31, 1", options(nomem, nostack)) };
+}
 
 /// Tells whether calls are answered.
 pub(crate) fn has_calls() -> bool {

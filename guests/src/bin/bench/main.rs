@@ -12,9 +12,11 @@
 mod arch;
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 
-use guests::fp::Units;
+use guests::report::{Done, test};
 use guests::trap::Frame;
 use guests::{args, cpu, fp, irq, println, smp, timer, trap};
 
@@ -33,7 +35,8 @@ static READY: AtomicBool = AtomicBool::new(false);
 static STOP: AtomicBool = AtomicBool::new(false);
 /// What vCPU 1 had taken before the rounds began.
 static FIRST: AtomicU64 = AtomicU64::new(0);
-static PEER_USES_FP: AtomicBool = AtomicBool::new(false);
+/// What vCPU 1 does with FP in its turns, as `fn()`; 0 for nothing.
+static PEERS_TOUCH: AtomicUsize = AtomicUsize::new(0);
 
 /// What a measurement shows, per round.
 #[derive(Clone, Copy, Default)]
@@ -45,25 +48,38 @@ struct Cost {
 /// A name and the function that measures it.
 type Measurement = (&'static str, fn() -> Cost);
 
+/// One FP instruction, in units that are enabled.
+type Touch = fn();
+
 fn main() {
     trap::take_irqs(on_irq);
     irq::enable(irq::TIMER);
     let only = args::text("only");
     let wanted = |name: &str| only.is_none_or(|list| list.split(',').any(|one| one == name));
-    let measurements: [Measurement; 8] = [
+    let [wide_one, wide_both, wide_touch] = arch::WIDE_NAMES;
+    let measurements: [Measurement; 12] = [
         ("hypercall", hypercall),
         ("mmio_read", mmio_read),
         ("ipi", ipi),
         ("timer", timer_delivery),
         ("wfi_wake", wfi_wake),
-        ("switch_none", || switch(false, false)),
-        ("switch_one", || switch(true, false)),
-        ("switch_both", || switch(true, true)),
+        ("switch_none", || switch(None, None)),
+        ("switch_one", || switch(Some(fp::touch), None)),
+        ("switch_both", || switch(Some(fp::touch), Some(fp::touch))),
+        ("touch", || first_touch(fp::touch)),
+        (wide_one, || switch(Some(arch::touch_wide), None)),
+        (wide_both, || switch(Some(arch::touch_wide), Some(arch::touch_wide))),
+        (wide_touch, || first_touch(arch::touch_wide)),
     ];
     let mut done = 0;
     for (name, measure) in measurements {
         if wanted(name) {
-            if name.starts_with("switch") && smp::count() < 2 {
+            let is_wide = arch::WIDE_NAMES.contains(&name);
+            if is_wide && !fp::present().has(arch::WIDE) {
+                println!("bench: no {} here", arch::WIDE);
+                continue;
+            }
+            if (name.starts_with("switch") || name.starts_with("touch")) && smp::count() < 2 {
                 println!("not ok {name}: needs two vCPUs");
                 continue;
             }
@@ -77,9 +93,9 @@ fn main() {
             done += 1;
         }
     }
-    guests::report::test("bench", || {
+    test("bench", || {
         guests::ensure!(done > 0, "nothing measured: only={}", only.unwrap_or(""));
-        Ok(guests::report::Done::Passed)
+        Ok(Done::Passed)
     });
 }
 
@@ -170,9 +186,31 @@ fn timed_wake(wait: impl Fn(u64)) -> Cost {
 }
 
 /// Rounds of ping-pong with vCPU 1 on the same CPU: an IPI to the peer, sleep until its answer. A round is two switches.
-fn switch(mine: bool, peers: bool) -> Cost {
-    let controls = |uses: bool| if uses { fp::enable(Units::BASE) } else { fp::disable() };
-    PEER_USES_FP.store(peers, Release);
+fn switch(mine: Option<Touch>, peers: Option<Touch>) -> Cost {
+    ping_pong(peers, || {
+        if let Some(touch) = mine {
+            touch();
+        }
+        0
+    })
+    .0
+}
+
+/// The first FP instruction of a turn, where registers are given up at the end of each: from before it until after it.
+fn first_touch(touch: Touch) -> Cost {
+    let timed = |touch: &dyn Fn()| {
+        let start = timer::now();
+        touch();
+        timer::now() - start
+    };
+    let (mut cost, ticks) = ping_pong(None, || timed(&touch));
+    cost.ticks = (ticks / ROUNDS).saturating_sub(timed(&|| {}));
+    cost
+}
+
+/// Plays ping-pong with vCPU 1; returns what a round cost, and the sum of what `turn` returned.
+fn ping_pong(peers: Option<Touch>, turn: impl Fn() -> u64) -> (Cost, u64) {
+    PEERS_TOUCH.store(peers.map_or(0, |touch| touch as usize), Release);
     STOP.store(false, Release);
     READY.store(false, Release);
     FIRST.store(taken(1), Release);
@@ -180,13 +218,16 @@ fn switch(mine: bool, peers: bool) -> Cost {
     while !READY.load(Acquire) {
         core::hint::spin_loop();
     }
-    controls(mine);
-    let mut start = (0, [0; 4]);
+    arch::enable_all();
+    let (mut start, mut sum) = ((0, [0; 4]), 0);
     for round in 0..WARM_UP + ROUNDS {
         if round == WARM_UP {
-            start = (timer::now(), ledger());
+            (start, sum) = ((timer::now(), ledger()), 0);
         }
-        serve(0, mine);
+        sum += turn();
+        let before = taken(0);
+        irq::send(IPI, 1);
+        cpu::sleep_until(|| taken(0) != before);
     }
     let end = (timer::now(), ledger());
     STOP.store(true, Release);
@@ -197,27 +238,17 @@ fn switch(mine: bool, peers: bool) -> Cost {
     for (part, (end, start)) in cost.ledger.iter_mut().zip(end.1.iter().zip(start.1)) {
         *part = each(*end, start);
     }
-    cost
-}
-
-/// One turn: an FP instruction or none, an IPI to the peer, sleep until it answers.
-fn serve(me: usize, uses_fp: bool) {
-    if uses_fp {
-        fp::touch();
-    }
-    let before = taken(me);
-    irq::send(IPI, 1 - me);
-    cpu::sleep_until(|| taken(me) != before);
+    (cost, sum)
 }
 
 /// vCPU 1: waits for the ball, plays it back.
 fn answer(me: usize) {
-    let uses_fp = PEER_USES_FP.load(Acquire);
-    if uses_fp {
-        fp::enable(Units::BASE);
-    } else {
-        fp::disable();
-    }
+    let touch = match PEERS_TOUCH.load(Acquire) {
+        0 => None,
+        // SAFETY: the only value stored besides 0 is a `Touch`, by `ping_pong`.
+        touch => Some(unsafe { core::mem::transmute::<usize, Touch>(touch) }),
+    };
+    arch::enable_all();
     READY.store(true, Release);
     let mut seen = 0;
     let first = FIRST.load(Acquire);
@@ -227,8 +258,8 @@ fn answer(me: usize) {
         if STOP.load(Acquire) {
             return;
         }
-        if uses_fp {
-            fp::touch();
+        if let Some(touch) = touch {
+            touch();
         }
         irq::send(IPI, 0);
     }
