@@ -89,7 +89,7 @@ pub trait FpContext: Sized {
     fn restore(&self, file: &mut Self::File, units: Units);
 
     /// Lets the guest use exactly `units`; anything else traps.
-    fn expose(&self, file: &mut Self::File, units: Units);
+    fn expose(file: &mut Self::File, units: Units);
 
     /// Lets no guest use anything.
     fn conceal(file: &mut Self::File);

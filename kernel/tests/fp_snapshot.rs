@@ -12,7 +12,7 @@ fn state(limit: Limit, ops: &[Op]) -> Regs {
     let mut state = Regs::new(limit);
     let mut mind = Mind::new(limit, 0x77);
     state.restore(&mut file, limit.units);
-    state.expose(&mut file, limit.units);
+    Regs::expose(&mut file, limit.units);
     for op in ops {
         mind.attempt(&mut file, *op).unwrap();
     }

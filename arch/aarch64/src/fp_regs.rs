@@ -78,24 +78,18 @@ impl FpRegs for Hardware {
 
     #[inline]
     fn length(&self) -> Option<Length> {
-        let bytes: u64;
-        // SAFETY: RDVL changes its destination only; SVE is present and not trapped by this method's contract.
-        unsafe {
-            asm!(".arch_extension sve", "rdvl {}, #1", ".arch_extension nosve", out(reg) bytes,
-                options(nomem, nostack, preserves_flags))
-        };
-        Length::from_quadwords(bytes / 16)
+        Length::from_quadwords(vector_bytes() / 16)
     }
 
     fn store_scalable(&mut self, into: &mut Scalable, controls: &mut Registers) {
-        assert_eq!(self.length(), Some(into.length()), "the vector length is not the image's");
+        assert!(vector_bytes() == into.length().bytes() as u64, "the vector length is not the image's");
         // SAFETY: 1. At the vector length that was just checked, the registers have as many bytes as `into` was made with
         // room for. 2. `controls` is valid for writes by its type. 3. As for `store` if SVE were trapped.
         unsafe { store_scalable(into.words_mut().as_mut_ptr(), controls) }
     }
 
     fn load_scalable(&mut self, from: &Scalable, controls: &Registers) {
-        assert_eq!(self.length(), Some(from.length()), "the vector length is not the image's");
+        assert!(vector_bytes() == from.length().bytes() as u64, "the vector length is not the image's");
         // SAFETY: 1. As for `store_scalable`, for reads. 2. What is overwritten belongs to `self` alone. 3. FFR is loaded
         // from what was read from it, or from zeroes: both are values that it may have (DDI0487, WRFFR).
         unsafe { load_scalable(from.words().as_ptr(), controls) }
@@ -112,6 +106,18 @@ impl FpRegs for Hardware {
         // SAFETY: the registers that are overwritten belong to `self` alone, and nothing counts on them.
         unsafe { flood(pattern) }
     }
+}
+
+/// Counts the bytes of a vector at EL2. SVE must be present and not trapped.
+#[inline]
+fn vector_bytes() -> u64 {
+    let bytes;
+    // SAFETY: RDVL changes its destination only. Were SVE trapped or absent, EL2 would take an exception instead.
+    unsafe {
+        asm!(".arch_extension sve", "rdvl {}, #1", ".arch_extension nosve", out(reg) bytes,
+            options(nomem, nostack, preserves_flags))
+    };
+    bytes
 }
 
 /// Stores V0-V31, FPSR and FPCR.

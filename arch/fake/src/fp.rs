@@ -200,7 +200,7 @@ impl FpContext for Regs {
         }
     }
 
-    fn expose(&self, file: &mut File, units: Units) {
+    fn expose(file: &mut File, units: Units) {
         file.open = units;
     }
 

@@ -317,7 +317,7 @@ impl<H: FpRegs, S: Steps> FpContext for Fp<H, S> {
         }
     }
 
-    fn expose(&self, file: &mut File<H>, units: Units) {
+    fn expose(file: &mut File<H>, units: Units) {
         file.set_open(units);
     }
 

@@ -183,7 +183,7 @@ impl<H: FpRegs, T: FnMut(&mut H, Units) -> Option<u64>> Bench<'_, H, T> {
                 if !present.contains(shown) || context.closure(shown) != shown {
                     continue;
                 }
-                context.expose(self.file, shown);
+                Fp::<H, S>::expose(self.file, shown);
                 for (unit, ecode) in ECODES.into_iter().filter(|(unit, _)| present.contains(*unit)) {
                     let code = (self.touch)(self.file.hardware_mut(), unit);
                     let wanted = if shown.contains(unit) { None } else { Some(ecode) };

@@ -146,16 +146,27 @@ impl Tally {
 }
 
 impl Ledger {
+    /// Records an event with a vCPU and with the CPU where it lives.
     #[inline]
-    pub(super) fn record(&self, event: Event) {
+    pub(super) fn record_in_both(vcpu: &Self, cpu: &Self, event: Event) {
+        let Event::Trap(units) = event else {
+            vcpu.record(event);
+            return cpu.record(event);
+        };
+        let mut bits = units.bits();
+        while bits != 0 {
+            let unit = bits.trailing_zeros() as usize;
+            add(&vcpu.traps[unit], 1);
+            add(&cpu.traps[unit], 1);
+            bits &= bits - 1;
+        }
+    }
+
+    #[inline]
+    fn record(&self, event: Event) {
         match event {
-            Event::Trap(units) => {
-                let mut bits = units.bits();
-                while bits != 0 {
-                    add(&self.traps[bits.trailing_zeros() as usize], 1);
-                    bits &= bits - 1;
-                }
-            }
+            // It is recorded by unit.
+            Event::Trap(_) => {}
             Event::Request => add(&self.requests, 1),
             Event::Load { bytes } => {
                 add(&self.loads, 1);
@@ -195,8 +206,9 @@ mod tests {
 
     #[test]
     fn every_event_reaches_its_counter() {
-        let ledger = Ledger::default();
-        ledger.record(Event::Trap(Units::from_bits_retain(0b101)));
+        let (ledger, cpu) = (Ledger::default(), Ledger::default());
+        Ledger::record_in_both(&ledger, &cpu, Event::Trap(Units::from_bits_retain(0b101)));
+        assert_eq!(cpu.tally(), ledger.tally());
         ledger.record(Event::Request);
         ledger.record(Event::Load { bytes: 528 });
         ledger.record(Event::Skip);

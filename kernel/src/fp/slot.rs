@@ -73,8 +73,7 @@ impl<F: FpContext> FpSlot<F> {
     /// Counts in the ledgers of the vCPU and of the CPU where it lives.
     #[inline]
     pub(super) fn count(&self, cpu: &Ledger, event: Event) {
-        self.ledger.record(event);
-        cpu.record(event);
+        Ledger::record_in_both(&self.ledger, cpu, event);
     }
 
     /// Shares the counters, for readers on other CPUs.

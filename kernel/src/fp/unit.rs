@@ -322,12 +322,9 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
                     self.seize(file, index, n, wanted & group);
                 }
             }
-            let slot = self.slot(index);
-            if R::keeps(Rule::ExposeOnlyValid) {
-                slot.image.expose(file, self.exposed);
-            } else {
-                slot.image.expose(file, slot.image.units());
-            }
+            let shown =
+                if R::keeps(Rule::ExposeOnlyValid) { self.exposed } else { self.slot(index).image.units() };
+            F::expose(file, shown);
         }
         if self.pending & AUDIT != 0 {
             self.inspect(file);
@@ -387,13 +384,18 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         };
     }
 
-    /// Writes the dirty units of group `n` to the image they belong to.
+    /// Writes the dirty units of group `n`, if there are any, to the image they belong to.
+    #[inline]
     fn save(&mut self, file: &mut F::File, n: usize, cause: SaveCause) {
+        if !self.seats[n].dirty.is_empty() {
+            self.write_back(file, n, cause);
+        }
+    }
+
+    #[inline(never)]
+    fn write_back(&mut self, file: &mut F::File, n: usize, cause: SaveCause) {
         let seat = &mut self.seats[n];
         let dirty = core::mem::take(&mut seat.dirty);
-        if dirty.is_empty() {
-            return;
-        }
         self.moved = true;
         let Some(slot) = self.slots[seat.slot].as_mut() else { return };
         let kept = slot.image.save(file, dirty);
@@ -495,7 +497,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     pub(super) fn cover(&self, file: &mut F::File) {
         match self.running {
             _ if !R::keeps(Rule::CoverAfterwards) => {}
-            Some(index) if !self.exposed.is_empty() => self.slot(index).image.expose(file, self.exposed),
+            Some(_) if !self.exposed.is_empty() => F::expose(file, self.exposed),
             _ => F::conceal(file),
         }
     }

@@ -22,7 +22,8 @@ pub struct File<H: FpRegs> {
     concealed: u64,
     /// The vector lengths this CPU has.
     lengths: Lengths,
-    /// The vector length at EL2, which is the most that EL1 can have: what `ZCR_EL2` holds. None without SVE.
+    /// The vector length at which registers were loaded last: what `ZCR_EL2` holds, which is the most that EL1 can
+    /// have. None if they were not since they were last filled.
     length: Option<Length>,
     /// The longest at which registers were loaded since they were last filled.
     reach: Option<Length>,
@@ -40,15 +41,14 @@ impl<H: FpRegs> File<H> {
             hardware.stop_sme();
         }
         let lengths = if present.contains(Present::SVE) { probe(&mut hardware) } else { Lengths::NONE };
-        let length = lengths.longest();
-        if let Some(length) = length {
+        if let Some(length) = lengths.longest() {
             hardware.set_zcr_el2(length.len_field());
             hardware.set_zcr_el1(length.len_field());
         }
         let concealed = encode_cptr(present, Units::empty());
         hardware.set_cptr(concealed);
         hardware.sync();
-        Self { hardware, cptr: concealed, concealed, lengths, length, reach: None, here: PhantomData }
+        Self { hardware, cptr: concealed, concealed, lengths, length: None, reach: None, here: PhantomData }
     }
 
     /// Tells which vector lengths this CPU has.
@@ -61,42 +61,36 @@ impl<H: FpRegs> File<H> {
         &self.hardware
     }
 
-    fn set_cptr(&mut self, value: u64) {
-        if self.cptr != value {
-            self.hardware.set_cptr(value);
-            self.cptr = value;
-        }
-    }
-
     /// Lets EL2 use the SIMD registers. They may be open already, for the guest whose turn it is.
     pub(super) fn open(&mut self) -> &mut H {
         if self.cptr & cptr::TFP != 0 {
-            self.set_cptr(self.concealed & !cptr::TFP);
+            self.cptr = self.concealed & !cptr::TFP;
+            self.hardware.set_cptr(self.cptr);
             self.hardware.sync();
         }
         &mut self.hardware
     }
 
-    /// Lets EL2 use the scalable registers at `length`.
-    ///
-    /// # Panics
-    /// When this CPU does not have that length: guests only get what all CPUs they may run on have.
+    /// Lets EL2 use the scalable registers at `length`, which this CPU has: guests only get what all CPUs they may run
+    /// on have.
+    #[inline]
     pub(super) fn open_wide(&mut self, length: Length) -> &mut H {
-        assert!(self.lengths.contains(length), "vectors of {length:?} on a CPU with {:?}", self.lengths);
+        debug_assert!(
+            self.lengths.contains(length),
+            "vectors of {length:?} on a CPU with {:?}",
+            self.lengths
+        );
         if self.cptr & (cptr::TFP | cptr::TZ) != 0 {
-            self.set_cptr(self.concealed & !(cptr::TFP | cptr::TZ));
+            self.cptr = self.concealed & !(cptr::TFP | cptr::TZ);
+            self.hardware.set_cptr(self.cptr);
             self.hardware.sync();
         }
         if self.length != Some(length) {
             self.hardware.set_zcr_el2(length.len_field());
             self.length = Some(length);
+            self.reach = self.reach.max(self.length);
         }
         &mut self.hardware
-    }
-
-    /// Notes that scalable registers are loaded at `length`.
-    pub(super) fn note_reach(&mut self, length: Length) {
-        self.reach = self.reach.max(Some(length));
     }
 
     /// Tells whether registers may hold values beyond the vector length.
@@ -110,18 +104,19 @@ impl<H: FpRegs> File<H> {
             Some(longest) => self.open_wide(longest).flood(pattern),
             None => self.open().load(&super::Registers::filled(pattern)),
         }
-        self.reach = None;
+        (self.length, self.reach) = (None, None);
     }
 
     /// Lets the guest use `units`.
     pub(super) fn expose(&mut self, units: Units) {
-        let open = match (units.contains(SIMD), units.contains(SVE)) {
-            (true, true) => cptr::TFP | cptr::TZ,
-            (true, false) => cptr::TFP,
-            // SVE without SIMD cannot be expressed.
-            (false, _) => 0,
-        };
-        self.set_cptr(self.concealed & !open);
+        // SVE without SIMD cannot be expressed. No branches: this is on the way into a guest.
+        let simd = u64::from(units.contains(SIMD));
+        let both = simd & u64::from(units.contains(SVE));
+        let value = self.concealed & !(simd * cptr::TFP | both * cptr::TZ);
+        if self.cptr != value {
+            self.hardware.set_cptr(value);
+            self.cptr = value;
+        }
     }
 
     /// Tells what a guest could use.

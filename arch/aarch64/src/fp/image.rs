@@ -35,6 +35,11 @@ const fn scalable_bytes(length: Length) -> usize {
     34 * length.bytes() + length.bytes() / 8
 }
 
+/// Bytes of FPSR, FPCR and ZCR_EL1.
+const CONTROL_BYTES: u64 = 3 * size_of::<u64>() as u64;
+/// What is moved where everything beyond SIMD is zero: the SIMD registers and ZCR_EL1.
+const EXTENDED_BYTES: u64 = (size_of::<Registers>() + size_of::<u64>()) as u64;
+
 /// The scalable registers, in the layout that the leaf loads and stores: Z0-Z31, then P0-P15, then FFR, each as long as
 /// the vector length makes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +118,8 @@ pub struct Vectors<H> {
     /// FPSR and FPCR are always here.
     simd: Registers,
     sve: Option<Sve>,
+    /// What is moved with SVE, by the form.
+    bytes: u64,
     hardware: PhantomData<fn(H)>,
 }
 
@@ -170,7 +177,7 @@ impl<H: FpRegs> FpContext for Vectors<H> {
             form: Form::Simd,
             until_look: 0,
         });
-        Self { simd: Registers::filled(0), sve, hardware: PhantomData }
+        Self { simd: Registers::filled(0), sve, bytes: EXTENDED_BYTES, hardware: PhantomData }
     }
 
     fn units(&self) -> Units {
@@ -180,11 +187,7 @@ impl<H: FpRegs> FpContext for Vectors<H> {
     fn closure(&self, touched: Units) -> Units {
         // Writing a V register zeroes the rest of its Z register if SVE is not trapped, and may or may not if it is: what
         // has anything there has to be live as a whole.
-        if touched.intersects(SIMD) && self.form() == Form::Sve {
-            touched | SIMD | SVE
-        } else {
-            touched | SIMD
-        }
+        if self.form() == Form::Sve { touched | SIMD | SVE } else { touched | SIMD }
     }
 
     fn save(&mut self, file: &mut File<H>, units: Units) -> Units {
@@ -194,23 +197,24 @@ impl<H: FpRegs> FpContext for Vectors<H> {
                 sve.zcr = hardware.zcr_el1();
                 hardware.store_scalable(&mut sve.registers, &mut self.simd);
                 sve.settle(&mut self.simd);
+                self.bytes = scalable_bytes(sve.registers.length) as u64 + CONTROL_BYTES;
             }
             sve => {
                 file.open().store(&mut self.simd);
                 if let Some(sve) = sve {
                     sve.form = Form::Simd;
+                    self.bytes = EXTENDED_BYTES;
                 }
             }
         }
         units
     }
 
+    #[inline]
     fn restore(&self, file: &mut File<H>, units: Units) {
         match &self.sve {
             Some(sve) if units.contains(SVE) => {
-                let length = sve.registers.length;
-                file.note_reach(length);
-                let hardware = file.open_wide(length);
+                let hardware = file.open_wide(sve.registers.length);
                 hardware.set_zcr_el1(sve.zcr);
                 match sve.form {
                     Form::Simd => hardware.load_extended(&self.simd),
@@ -221,7 +225,8 @@ impl<H: FpRegs> FpContext for Vectors<H> {
         }
     }
 
-    fn expose(&self, file: &mut File<H>, units: Units) {
+    #[inline]
+    fn expose(file: &mut File<H>, units: Units) {
         file.expose(units);
     }
 
@@ -241,18 +246,9 @@ impl<H: FpRegs> FpContext for Vectors<H> {
         file.has_remains()
     }
 
+    #[inline]
     fn bytes(&self, units: Units) -> u64 {
-        let simd = size_of::<Registers>();
-        let zcr = size_of::<u64>();
-        let bytes = match &self.sve {
-            Some(Sve { form: Form::Simd, .. }) if units.contains(SVE) => simd + zcr,
-            Some(sve) if units.contains(SVE) => {
-                let controls = 2 * size_of::<u64>();
-                scalable_bytes(sve.registers.length) + controls + zcr
-            }
-            _ => simd,
-        };
-        bytes as u64
+        if units.contains(SVE) { self.bytes } else { size_of::<Registers>() as u64 }
     }
 
     /// EM_AARCH64.

@@ -1,21 +1,25 @@
 //! Vector lengths: which there are, and which of them a guest can be given.
 
 use core::fmt;
+use core::num::NonZeroU8;
 
 /// Bytes in a quadword, of which every vector length is a multiple.
 const QUADWORD: usize = 16;
 
 /// The length of a scalable vector register: 1 to 16 quadwords.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Length(u8);
+pub struct Length(NonZeroU8);
 
 impl Length {
     /// The longest that the architecture allows (DDI0487 B1.4.1).
-    pub const MAX: Self = Self(16);
+    pub const MAX: Self = Self(NonZeroU8::new(16).unwrap());
 
     /// The length of that many quadwords, if there is one.
     pub const fn from_quadwords(quadwords: u64) -> Option<Self> {
-        if quadwords >= 1 && quadwords <= Self::MAX.0 as u64 { Some(Self(quadwords as u8)) } else { None }
+        match NonZeroU8::new(quadwords as u8) {
+            Some(length) if quadwords <= Self::MAX.quadwords() as u64 => Some(Self(length)),
+            _ => None,
+        }
     }
 
     /// The length of that many bits, if there is one.
@@ -25,22 +29,22 @@ impl Length {
 
     /// Counts quadwords.
     pub const fn quadwords(self) -> usize {
-        self.0 as usize
+        self.0.get() as usize
     }
 
     /// Counts bits.
     pub const fn bits(self) -> u64 {
-        self.0 as u64 * 128
+        self.quadwords() as u64 * 128
     }
 
     /// Counts bytes of one vector register; a predicate register has an eighth.
     pub const fn bytes(self) -> usize {
-        self.0 as usize * QUADWORD
+        self.quadwords() * QUADWORD
     }
 
     /// What `ZCR_ELx.LEN` has to hold to ask for this length.
     pub const fn len_field(self) -> u64 {
-        self.0 as u64 - 1
+        self.quadwords() as u64 - 1
     }
 }
 
@@ -60,17 +64,19 @@ impl Lengths {
 
     /// Adds a length.
     pub const fn insert(&mut self, length: Length) {
-        self.0 |= 1 << (length.0 - 1);
+        self.0 |= 1 << length.len_field();
     }
 
     /// Tells whether a length is in the set.
     pub const fn contains(self, length: Length) -> bool {
-        self.0 & 1 << (length.0 - 1) != 0
+        self.0 & 1 << length.len_field() != 0
     }
 
     /// Lists the lengths, the shortest first.
     pub fn iter(self) -> impl Iterator<Item = Length> {
-        (1..=Length::MAX.0).map(Length).filter(move |length| self.contains(*length))
+        (1..=Length::MAX.quadwords() as u64)
+            .filter_map(Length::from_quadwords)
+            .filter(move |length| self.contains(*length))
     }
 
     /// The longest of them.

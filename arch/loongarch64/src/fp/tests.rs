@@ -26,14 +26,13 @@ fn bring_up_conceals() {
 #[test]
 fn euen_has_the_bits_of_the_units_and_is_written_when_it_changes() {
     let mut file = file(Kind::FULL);
-    let context = Fp::<Model>::new(ALL);
     let before = file.hardware.euen_writes;
     Fp::<Model>::conceal(&mut file);
     assert_eq!(file.hardware.euen_writes, before);
     // EUEN: FPE 0, SXE 1, ASXE 2, BTE 3.
     for (units, euen) in [(FPU, 1), (FPU | LSX, 3), (VECTORS, 7), (FPU | LBT, 9)] {
-        context.expose(&mut file, units);
-        context.expose(&mut file, units);
+        Fp::<Model>::expose(&mut file, units);
+        Fp::<Model>::expose(&mut file, units);
         assert_eq!(file.hardware.euen, euen);
         assert_eq!((Fp::<Model>::exposed(&file), file.hardware.open()), (units, units));
     }
@@ -45,7 +44,7 @@ fn what_is_open_for_the_guest_is_not_opened_again() {
     let mut file = file(Kind { present: VECTORS, ..Kind::FULL });
     let mut context = Fp::<Model>::new(VECTORS);
     context.restore(&mut file, FPU | LSX);
-    context.expose(&mut file, FPU | LSX);
+    Fp::<Model>::expose(&mut file, FPU | LSX);
     let before = file.hardware.euen_writes;
     context.save(&mut file, FPU | LSX);
     assert_eq!(file.hardware.euen_writes, before);

@@ -196,15 +196,15 @@ fn switch(mine: Option<Touch>, peers: Option<Touch>) -> Cost {
     .0
 }
 
-/// The first FP instruction of a turn, where registers are given up at the end of each: from before it until after it.
+/// The first FP instruction of a turn, where registers are given up at the end of each: what it takes more than the next.
 fn first_touch(touch: Touch) -> Cost {
-    let timed = |touch: &dyn Fn()| {
+    let timed = || {
         let start = timer::now();
         touch();
         timer::now() - start
     };
-    let (mut cost, ticks) = ping_pong(None, || timed(&touch));
-    cost.ticks = (ticks / ROUNDS).saturating_sub(timed(&|| {}));
+    let (mut cost, ticks) = ping_pong(None, || timed() - timed());
+    cost.ticks = ticks / ROUNDS;
     cost
 }
 
