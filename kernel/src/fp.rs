@@ -33,6 +33,7 @@ mod slot;
 mod snapshot;
 mod stamp;
 mod unit;
+mod witness;
 
 pub use audit::{AuditSwitch, Breach};
 pub use ledger::{Event, Ledger, SaveCause, Tally};
@@ -41,6 +42,7 @@ pub use resident::Resident;
 pub use slot::FpSlot;
 pub use snapshot::{Form, Register, Snapshot, SnapshotError};
 pub use unit::{FpKey, FpUnit, Touch};
+pub use witness::{Deeds, Outcome, Witness};
 
 bitflags::bitflags! {
     /// Groups of registers that trap separately. Each architecture names its own bits.

@@ -53,12 +53,12 @@ pub struct CpuShared<A: Arch> {
 
 impl<A: Arch> CpuShared<A> {
     /// A CPU that has not started, on a machine with so many guests with so many vCPUs in all. A guest has as many
-    /// messages of its own under way as a vCPU: sweep, bury, launch.
-    pub fn new(guests: usize, vcpus: usize) -> Self {
+    /// messages of its own under way as a vCPU: sweep, bury, launch. It keeps so many trace records.
+    pub fn new(guests: usize, vcpus: usize, records: usize) -> Self {
         Self {
             mailbox: Mailbox::new(guests + vcpus),
             ledger: Once::new(),
-            trace: Trace::new(),
+            trace: Trace::with_room(records),
             status: Status::default(),
         }
     }
@@ -171,6 +171,15 @@ impl<A: Arch> Tenant<A> {
     }
 }
 
+/// When the trace is dumped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dumping {
+    /// When somebody asks for it at the prompt.
+    OnDemand,
+    /// Then, and what is left before the machine goes off.
+    AtTheEnd,
+}
+
 /// What all CPUs share.
 pub struct Machine<A: Arch> {
     /// The terminal.
@@ -189,6 +198,8 @@ pub struct Machine<A: Arch> {
     pub audit: Arc<AuditSwitch>,
     /// The monitor's prompt.
     pub shell: Shell,
+    /// When the trace is dumped.
+    pub dumping: Dumping,
     /// Ticks in a second.
     pub hz: u64,
     /// The time.

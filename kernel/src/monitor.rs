@@ -14,15 +14,15 @@ use core::sync::atomic::Ordering;
 use crate::addr::{CpuId, VcpuId, VmId};
 use crate::arch::Arch;
 use crate::console::{Console, PortId};
-use crate::fp::{Policy, Resident, Tally, Units};
-use crate::machine::{CpuShared, HOUSEKEEPER, Machine, Message};
+use crate::fp::{FpContext, Policy, Resident, Tally, Units};
+use crate::machine::{CpuShared, Dumping, HOUSEKEEPER, Machine, Message};
 use crate::mail::Phase;
 use crate::run::Local;
 use crate::shell::{
-    ActionError, Audit, CpuView, FpCounters, FpCpuView, FpSeatView, FpVcpuView, Monitor, VcpuState, VcpuView,
-    VmState, VmView,
+    ActionError, Audit, CpuView, FpCounters, FpCpuView, FpSeatView, FpVcpuView, Monitor, Screen, VcpuState,
+    VcpuView, VmState, VmView,
 };
-use crate::trace::{self, Trace};
+use crate::trace::{self, More, Trace};
 use crate::vm::{End, Vm};
 
 /// What the prompt asked for.
@@ -225,6 +225,10 @@ impl<A: Arch> Monitor for Desk<A> {
         self.machine.write_trace(out, count)
     }
 
+    fn dump_trace(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        self.machine.dump_trace(out).map(|_| ())
+    }
+
     fn stop(&self, vm: VmId) -> Result<(), ActionError> {
         self.tenant(vm)?.vm().ok_or(ActionError::NotRunning)?;
         self.note(Request::Stop(vm, End::Stopped));
@@ -269,15 +273,58 @@ impl<A: Arch> Monitor for Desk<A> {
     }
 }
 
+/// How many records are looked at for one page of a dump: what they make fits on Fermata's port.
+const PAGE: usize = 250;
+
 impl<A: Arch> Machine<A> {
     /// Writes the newest `count` trace records of all CPUs, one per line.
     pub fn write_trace(&self, out: &mut dyn fmt::Write, count: usize) -> fmt::Result {
+        self.with_traces(|rings| trace::write(out, rings, count, self.hz))
+    }
+
+    fn with_traces<T>(&self, act: impl FnOnce(&[&Trace]) -> T) -> T {
         let mut rings: [&Trace; trace::CPUS] = [&self.cpus[0].trace; trace::CPUS];
         let cpus = self.cpus.len().min(trace::CPUS);
         for (ring, cpu) in rings.iter_mut().zip(&self.cpus) {
             *ring = &cpu.trace;
         }
-        trace::write(out, &rings[..cpus], count, self.hz)
+        act(&rings[..cpus])
+    }
+
+    /// Writes one page of a [dump](trace::dump), with the names of what it is about before it, and whether there is more
+    /// after it.
+    fn dump_trace(&self, out: &mut dyn fmt::Write) -> Result<More, fmt::Error> {
+        writeln!(out, "dump {:x} {:x}", self.hz, self.cpus.len())?;
+        for group in A::Fp::GROUPS {
+            writeln!(out, "group {:x}", group.bits())?;
+        }
+        let all: Units = A::Fp::GROUPS.iter().copied().collect();
+        for unit in (0..Units::all().bits().count_ones()).map(|n| Units::from_bits_retain(1 << n)) {
+            if all.contains(unit) {
+                writeln!(out, "unit {:x} {}", unit.bits(), A::fp_name(unit))?;
+            }
+        }
+        for (n, tenant) in self.tenants.iter().enumerate() {
+            writeln!(out, "vm {n:x} {}", tenant.domain.name)?;
+        }
+        let more = self.with_traces(|rings| trace::dump(out, rings, PAGE))?;
+        writeln!(out, "dump {}", if more == More::Yes { "more" } else { "end" })?;
+        Ok(more)
+    }
+
+    /// Dumps what is left of the trace if it is to be dumped. What other CPUs add meanwhile is not waited for.
+    pub(crate) fn dump_rest(&self) {
+        if self.dumping == Dumping::OnDemand {
+            return;
+        }
+        let room: usize = self.cpus.iter().map(|cpu| cpu.trace.room()).sum();
+        for _ in 0..=room / PAGE {
+            let more = self.dump_trace(&mut Screen(self.console));
+            self.console.flush();
+            if more != Ok(More::Yes) {
+                break;
+            }
+        }
     }
 
     /// What a panic says beside its message: who ran where, the FP ledger, the latest records. Takes no lock.

@@ -21,7 +21,7 @@ use crate::addr::{CpuId, Ticks, VcpuId, VmId};
 use crate::arch::{Arch, Chips, Cpu, Fault, Guest, Interrupt, Reply, Rest};
 use crate::console::Events;
 use crate::exit::{Access, Call, Exit, Kicks, Verdict};
-use crate::fp::{FpUnit, Resident, Touch};
+use crate::fp::{FpUnit, MAX_GROUPS, Resident, Touch, Witness};
 use crate::machine::{CpuShared, HOUSEKEEPER, Machine, Message};
 use crate::mail::{Phase, PowerOnError};
 use crate::sched::{Next, Occasion, RunQueue, Tuning, Turn, Woken};
@@ -50,8 +50,14 @@ pub struct Local<A: Arch> {
 
 impl<A: Arch> Local<A> {
     /// A CPU with nothing to do. `fp` is the unit whose ledger `machine` publishes.
-    pub fn new(cpu: A::Cpu, machine: &'static Machine<A>, fp: FpUnit<A::Fp>, trace: &'static Trace) -> Self {
+    pub fn new(
+        cpu: A::Cpu,
+        machine: &'static Machine<A>,
+        mut fp: FpUnit<A::Fp>,
+        trace: &'static Trace,
+    ) -> Self {
         let id = cpu.id();
+        fp.attend(Witness { trace, now: machine.now });
         let shared = &machine.cpus[id.0];
         shared.ledger.call_once(|| fp.ledger());
         let queue = RunQueue::new(id, &machine.pool, Tuning::per_second(cpu.hz()));
@@ -116,7 +122,6 @@ impl<A: Arch> Local<A> {
             self.ring(&vm, kicks);
         }
         let now = self.now();
-        self.trace.record(Ticks(now), Kind::TurnEnd, vcpu.id(), 0, 0);
         status.running.store(0, Ordering::Relaxed);
         bump(&status.turns);
         if self.fp.take_news() {
@@ -124,6 +129,11 @@ impl<A: Arch> Local<A> {
                 word.store(resident.map_or(0, Resident::pack), Ordering::Relaxed);
             }
         }
+        let mut left = [0; MAX_GROUPS];
+        for ((left, word), deeds) in left.iter_mut().zip(&status.residents).zip(self.fp.deeds()) {
+            *left = word.load(Ordering::Relaxed) | deeds.pack();
+        }
+        self.trace.record(Ticks(now), Kind::TurnEnd, vcpu.id(), left[0], left[1]);
         self.settle(vcpu, &vm, verdict, now);
     }
 

@@ -84,7 +84,7 @@ fn take(editor: &mut Editor, key: u8, console: &Console, monitor: &dyn Monitor) 
 }
 
 /// Fermata's port as a place to write to.
-struct Screen<'a>(&'a Console);
+pub(crate) struct Screen<'a>(pub(crate) &'a Console);
 
 impl Screen<'_> {
     fn byte(&mut self, byte: u8) {

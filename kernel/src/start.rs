@@ -12,12 +12,13 @@ use crate::console::{Console, Mode};
 use crate::domain::{self, Limits};
 use crate::fdt::{Node, Tree};
 use crate::fp::{AuditSwitch, Policy};
-use crate::machine::{CpuShared, Machine, Tenant};
+use crate::machine::{CpuShared, Dumping, Machine, Tenant};
 use crate::mem::{Memory, Region, Regions};
 use crate::platform::{self, Reservation};
 use crate::run::Local;
 use crate::sched::{CpuSet, Pool};
 use crate::shell::Shell;
+use crate::trace::RECORDS;
 
 /// Why the machine cannot start: what the console shows.
 pub type Failure = String;
@@ -145,6 +146,17 @@ fn console_mode(tree: &Tree<'_>) -> Mode {
     }
 }
 
+/// How many trace records the boot arguments want each CPU to keep (`trace=N`), and to be dumped at the end.
+fn trace_room(tree: &Tree<'_>) -> Option<usize> {
+    let bootargs = platform::bootargs(tree).unwrap_or("");
+    let text = bootargs.split_whitespace().find_map(|word| word.strip_prefix("trace="))?;
+    let room = text.parse().ok();
+    if room.is_none() {
+        log::warn!("boot arguments: trace={text}: expected how many records each CPU keeps");
+    }
+    room
+}
+
 /// Opens a console for each guest, and says what the machine is.
 ///
 /// # Errors
@@ -185,13 +197,15 @@ pub struct Parts<A: Arch> {
 
 impl<A: Arch> Parts<A> {
     /// Puts the machine together.
-    pub fn assemble(self) -> Machine<A> {
+    pub fn assemble(self, source: &Source) -> Machine<A> {
+        let room = trace_room(&source.tree);
         let vcpus = self.tenants.iter().map(|tenant| tenant.domain.cpus as usize).sum();
         let guests = self.tenants.len();
         Machine {
             console: self.console,
             console_line: self.console_line,
-            cpus: (0..self.cpus).map(|_| CpuShared::new(guests, vcpus)).collect(),
+            cpus: (0..self.cpus).map(|_| CpuShared::new(guests, vcpus, room.unwrap_or(RECORDS))).collect(),
+            dumping: if room.is_some() { Dumping::AtTheEnd } else { Dumping::OnDemand },
             pool: Pool::new(self.cpus),
             tenants: self.tenants.into(),
             memory: Mutex::new(self.memory),

@@ -3,14 +3,17 @@
 //! One CPU writes its ring and any CPU may read it at any time. Word 1 of a record carries its sequence number and is
 //! written last; a reader that finds it changed, or cleared, has read half of two records and drops them.
 
+use alloc::boxed::Box;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::addr::{CpuId, Ticks, VcpuId};
+use crate::fp::Outcome;
 
-/// How many records a CPU keeps; a power of two, so that finding the place is one instruction.
+/// How many records a CPU keeps unless the machine is told otherwise.
 pub const RECORDS: usize = 512;
-const _: () = assert!(RECORDS.is_power_of_two());
+/// How many it can be told to keep: 4 MiB.
+pub const MOST_RECORDS: usize = 1 << 17;
 
 /// The most CPUs whose records can be merged.
 pub const CPUS: usize = 64;
@@ -31,6 +34,12 @@ macro_rules! kinds {
         impl Kind {
             /// All kinds, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$kind),*];
+
+            /// Whether a dump has it: it tells about turns or FP registers.
+            const fn is_dumped(self) -> bool {
+                matches!(self, Self::ExitFp | Self::TurnStart | Self::TurnEnd | Self::Migrate | Self::Stop)
+                    || self as u8 >= Self::FpMove as u8
+            }
 
             /// The name, and the names of the arguments.
             fn words(self) -> (&'static str, [&'static str; 2]) {
@@ -53,8 +62,8 @@ kinds! {
     ExitIdle = "exit idle", "until", "";
     /// A vCPU's turn began.
     TurnStart = "turn start", "", "";
-    /// A vCPU's turn ended.
-    TurnEnd = "turn end", "", "";
+    /// A vCPU's turn ended: what it left in the FP registers of the first group and of the second, see [`Outcome`].
+    TurnEnd = "turn end", "fp", "fp2";
     /// The vCPU was woken.
     Wake = "wake", "", "";
     /// The vCPU moved: to which CPU.
@@ -63,6 +72,14 @@ kinds! {
     Alarm = "alarm", "", "";
     /// The vCPU ended with its guest.
     Stop = "stop", "", "";
+    /// Its FP registers were saved because it was about to live elsewhere: which, and how many bytes.
+    FpMove = "fp move", "units", "bytes";
+    /// ... because the CPU was about to lose them.
+    FpFlush = "fp flush", "units", "bytes";
+    /// ... because a snapshot was taken.
+    FpSnapshot = "fp snapshot", "units", "bytes";
+    /// FP registers hold values of it no more.
+    FpGone = "fp gone", "units", "";
 }
 
 /// One record: time; sequence, vCPU and kind; two arguments.
@@ -87,7 +104,10 @@ pub struct Entry {
 /// The records of one CPU.
 pub struct Trace {
     next: AtomicU64,
-    records: [Record; RECORDS],
+    /// The number of the first record that was not [dumped](dump).
+    undumped: AtomicU64,
+    /// A power of two of them, so that finding the place is one instruction.
+    records: Box<[Record]>,
 }
 
 impl Default for Trace {
@@ -98,10 +118,17 @@ impl Default for Trace {
 
 impl Trace {
     /// A ring without records.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
+        Self::with_room(RECORDS)
+    }
+
+    /// A ring that keeps at least so many records, if there can be one.
+    pub fn with_room(records: usize) -> Self {
+        let records = records.clamp(1, MOST_RECORDS).next_power_of_two();
         Self {
             next: AtomicU64::new(0),
-            records: [const { Record([const { AtomicU64::new(BUSY) }; 4]) }; RECORDS],
+            undumped: AtomicU64::new(0),
+            records: (0..records).map(|_| Record([const { AtomicU64::new(BUSY) }; 4])).collect(),
         }
     }
 
@@ -119,7 +146,7 @@ impl Trace {
         self.next.store(n + 1, Ordering::Release);
     }
 
-    /// The number of the next record; the last [`RECORDS`] below it can be read.
+    /// The number of the next record; as many below it as there is room for can be read.
     pub fn next(&self) -> u64 {
         self.next.load(Ordering::Acquire)
     }
@@ -139,12 +166,17 @@ impl Trace {
     }
 
     fn place(&self, n: u64) -> &Record {
-        &self.records[n as usize % RECORDS]
+        &self.records[n as usize & self.records.len() - 1]
+    }
+
+    /// How many records it keeps.
+    pub fn room(&self) -> usize {
+        self.records.len()
     }
 
     /// The number of the oldest record that can still be there.
     fn oldest(&self) -> u64 {
-        self.next().saturating_sub(RECORDS as u64)
+        self.next().saturating_sub(self.records.len() as u64)
     }
 }
 
@@ -156,7 +188,7 @@ pub fn write(out: &mut dyn Write, rings: &[&Trace], count: usize, hz: u64) -> fm
     let end = rings.iter().map(|ring| ring.next());
     let mut ends = [0; CPUS];
     ends.iter_mut().zip(end).for_each(|(place, end)| *place = end);
-    for _ in 0..count.min(RECORDS * rings.len()) {
+    for _ in 0..count.min(room(rings)) {
         let first = (0..rings.len())
             .filter_map(|cpu| Some((skip_torn(rings[cpu], &mut at[cpu], ends[cpu])?, cpu)))
             .min_by_key(|(entry, cpu)| (entry.time, *cpu));
@@ -171,7 +203,7 @@ pub fn write(out: &mut dyn Write, rings: &[&Trace], count: usize, hz: u64) -> fm
 fn newest(rings: &[&Trace], count: usize) -> [u64; CPUS] {
     let mut at = [0; CPUS];
     at.iter_mut().zip(rings).for_each(|(place, ring)| *place = ring.next());
-    for _ in 0..count.min(RECORDS * rings.len()) {
+    for _ in 0..count.min(room(rings)) {
         let last = (0..rings.len())
             .filter(|&cpu| at[cpu] > rings[cpu].oldest())
             .max_by_key(|&cpu| (rings[cpu].entry(at[cpu] - 1).map(|entry| entry.time), cpu));
@@ -179,6 +211,59 @@ fn newest(rings: &[&Trace], count: usize) -> [u64; CPUS] {
         at[cpu] -= 1;
     }
     at
+}
+
+/// How many records all rings can have.
+fn room(rings: &[&Trace]) -> usize {
+    rings.iter().map(|ring| ring.records.len()).sum()
+}
+
+/// Writes for programs what happened to FP registers and who had which turn, from where an earlier dump ended: a line
+/// `t CPU TIME KIND VCPU A B` per record, all numbers hexadecimal, `lost CPU COUNT` where records were overwritten before
+/// they could be written. Looks at no more than `most` records; returns whether there are more.
+///
+/// One caller at a time: who dumps shares what there is with nobody.
+pub fn dump(out: &mut dyn Write, rings: &[&Trace], most: usize) -> Result<More, fmt::Error> {
+    let mut left = most;
+    for (cpu, ring) in rings.iter().enumerate() {
+        let end = ring.next();
+        let from = ring.undumped.load(Ordering::Relaxed);
+        let mut at = from.max(ring.oldest());
+        let mut lost = at - from;
+        while at < end && left > 0 {
+            (at, left) = (at + 1, left - 1);
+            match ring.entry(at - 1) {
+                Some(entry) if entry.kind.is_dumped() => dump_line(out, cpu, &entry)?,
+                Some(_) => {}
+                None => lost += 1,
+            }
+        }
+        ring.undumped.store(at, Ordering::Relaxed);
+        if lost > 0 {
+            writeln!(out, "lost {cpu:x} {lost:x}")?;
+        }
+        if at < end {
+            return Ok(More::Yes);
+        }
+    }
+    Ok(More::No)
+}
+
+/// Whether there is more to dump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    /// There is.
+    Yes,
+    /// There was not when it was looked for.
+    No,
+}
+
+fn dump_line(out: &mut dyn Write, cpu: usize, entry: &Entry) -> fmt::Result {
+    write!(out, "t {cpu:x} {:x} ", entry.time.0)?;
+    for letter in entry.kind.words().0.chars() {
+        out.write_char(if letter == ' ' { '-' } else { letter })?;
+    }
+    writeln!(out, " {:x} {:x} {:x}", entry.vcpu.0, entry.args[0], entry.args[1])
 }
 
 /// The record at `at`, or the next one before `end` that is whole.
@@ -201,8 +286,17 @@ fn line(out: &mut dyn Write, CpuId(cpu): CpuId, entry: &Entry, hz: u64) -> fmt::
         NOBODY => write!(out, "    - {name:<14}")?,
         VcpuId(vcpu) => write!(out, "{:3}/{:<1} {name:<14}", vcpu >> 8, vcpu & 0xff)?,
     }
-    for (name, value) in args.into_iter().zip(entry.args).filter(|(name, _)| !name.is_empty()) {
-        write!(out, " {name}={value:#x}")?;
+    match entry.kind {
+        Kind::TurnEnd => {
+            for (name, word) in args.into_iter().zip(entry.args).filter(|(_, word)| *word != 0) {
+                write!(out, " {name}={}", Outcome::unpack(word))?;
+            }
+        }
+        _ => {
+            for (name, value) in args.into_iter().zip(entry.args).filter(|(name, _)| !name.is_empty()) {
+                write!(out, " {name}={value:#x}")?;
+            }
+        }
     }
     writeln!(out)
 }
@@ -222,6 +316,36 @@ mod tests {
             assert_eq!(kind as usize, n);
         }
         assert_eq!(size_of::<Record>(), 32);
+    }
+
+    #[test]
+    fn a_ring_has_room_for_a_power_of_two() {
+        for (asked, has) in [(0, 1), (1, 1), (512, 512), (513, 1024), (usize::MAX, MOST_RECORDS)] {
+            assert_eq!(Trace::with_room(asked).records.len(), has);
+        }
+    }
+
+    #[test]
+    fn a_dump_goes_on_where_the_last_one_ended_and_says_what_was_lost() {
+        let (zero, one) = (Trace::with_room(4), Trace::with_room(4));
+        let page = |most| {
+            let mut text = String::new();
+            let more = dump(&mut text, &[&zero, &one], most).unwrap();
+            (text, more)
+        };
+        zero.record(Ticks(0x10), Kind::TurnStart, VcpuId(0x100), 0, 0);
+        zero.record(Ticks(0x11), Kind::Alarm, NOBODY, 0, 0);
+        zero.record(Ticks(0x12), Kind::FpMove, VcpuId(0x100), 3, 0x210);
+        one.record(Ticks(0x13), Kind::FpGone, VcpuId(2), 3, 0);
+        assert_eq!(page(3), ("t 0 10 turn-start 100 0 0\nt 0 12 fp-move 100 3 210\n".into(), More::Yes));
+        assert_eq!(page(3), ("t 1 13 fp-gone 2 3 0\n".into(), More::No));
+        assert_eq!(page(3), (String::new(), More::No));
+        for n in 0..7 {
+            one.record(Ticks(0x20 + n), Kind::FpFlush, VcpuId(2), 1, 0);
+        }
+        let (text, more) = page(3);
+        assert_eq!(text.lines().next(), Some("t 1 23 fp-flush 2 1 0"));
+        assert_eq!((text.lines().last(), more), (Some("lost 1 3"), More::Yes));
     }
 
     #[test]

@@ -114,6 +114,7 @@ fn command(guests: usize, changes: bool) -> impl Strategy<Value = Command> {
         "fp",
         "fp dump",
         "trace 5",
+        "trace dump",
         "fp audit off",
         "fp audit on",
     ]);

@@ -166,6 +166,9 @@ impl Monitor for Machine {
         (0..500).for_each(|n| trace.record(Ticks(n), Kind::ExitMmio, VcpuId(1), n, 0));
         kernel::trace::write(out, &[&trace], count, 1000)
     }
+    fn dump_trace(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        out.write_str("dump end\n")
+    }
 
     fn stop(&self, vm: VmId) -> Result<(), ActionError> {
         match vm {
@@ -265,8 +268,8 @@ fn what_is_not_known_is_answered_with_what_is() {
         ("fp policy one never", "no policy \"never\"; known: eager, lazy, resident, hold"),
         ("fp audit maybe", "no state \"maybe\"; known: on, off"),
         ("log loud", "no level \"loud\"; known: off, error, warn, info, debug, trace"),
-        ("trace 0", "usage: trace [N], with N from 1 to 150"),
-        ("trace many", "usage: trace [N], with N from 1 to 150"),
+        ("trace 0", "usage: trace [N | dump], with N from 1 to 150"),
+        ("trace many", "usage: trace [N | dump], with N from 1 to 150"),
         ("quit now", "usage: quit"),
     ] {
         assert_eq!(machine.run(line), format!("{answer}\n"));

@@ -200,7 +200,7 @@ fn start_machine(
         hz: CNTFRQ_EL0.get(),
         now,
     };
-    let machine = MACHINE.call_once(|| parts.assemble());
+    let machine = MACHINE.call_once(|| parts.assemble(source));
     start::run_guests(enter_loop(CpuId(0), cpu, machine))
 }
 

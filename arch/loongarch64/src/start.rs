@@ -262,7 +262,7 @@ fn start_machine(
     establish(gather(cpus.len(), hz, null, read_clock(tree, hz))?);
     start::open_consoles(source, image, console, &memory, &tenants, cpus.len())?;
     let parts = Parts { console, console_line, cpus: cpus.len(), tenants, memory, hz, now };
-    let machine = MACHINE.call_once(|| parts.assemble());
+    let machine = MACHINE.call_once(|| parts.assemble(source));
     start::run_guests(enter_loop(CpuId(0), cpu, machine))
 }
 

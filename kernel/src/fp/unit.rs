@@ -9,6 +9,7 @@ use super::habit::Dice;
 use super::policy::{AtArrive, AtLeave};
 use super::rules::{Rule, Rules, Sound};
 use super::stamp::{Stamp, Stamps};
+use super::witness::{Deeds, Witness};
 use super::{AuditSwitch, Event, FpContext, FpSlot, Ledger, MAX_GROUPS, Policy, Resident, SaveCause, Units};
 use crate::addr::{CpuId, VcpuId};
 
@@ -93,6 +94,11 @@ pub struct FpUnit<F: FpContext, R: Rules = Sound> {
     cpu: CpuId,
     stamps: Stamps,
     ledger: Arc<Ledger>,
+    pub(super) witness: Option<Witness>,
+    /// What happened to the registers in this turn, or the last one, by group, but for what follows from what was asked for
+    /// and from what was exposed when it ended.
+    pub(super) deeds: [Deeds; MAX_GROUPS],
+    pub(super) shown: Units,
     audit: Arc<AuditSwitch>,
     rules: PhantomData<R>,
 }
@@ -114,6 +120,9 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             cpu,
             stamps: Stamps::new(cpu),
             ledger: Arc::default(),
+            witness: None,
+            deeds: Default::default(),
+            shown: Units::empty(),
             audit,
             rules: PhantomData,
         }
@@ -224,6 +233,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         debug_assert!(self.running.is_none() && self.exposed.is_empty(), "a turn started within a turn");
         self.running = Some(index);
         (self.asked, self.watched) = (Units::empty(), Units::empty());
+        self.deeds = Default::default();
         let slot = self.slot(index);
         let expected = match slot.policy.policy().at_arrive() {
             AtArrive::Everything => slot.image.units(),
@@ -284,6 +294,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         if R::keeps(Rule::ConcealAtLeave) {
             F::conceal(file);
         }
+        self.shown = self.exposed;
         self.exposed = Units::empty();
         self.pending = 0;
     }
@@ -297,6 +308,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
                 self.save(file, n, SaveCause::Flush);
             }
             if R::keeps(Rule::ForgetOnFlush) {
+                self.note_gone(n);
                 self.seats[n].forget();
                 self.moved = true;
             }
@@ -371,6 +383,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         let slot = occupant(&mut self.slots, index);
         slot.image.restore(file, units);
         slot.count(&self.ledger, Event::Load { bytes: slot.image.bytes(units) });
+        self.deeds[n] |= Deeds::LOADED;
         let seat = &mut self.seats[n];
         let loaded = seat.loaded | units;
         *seat = Seat {
@@ -406,7 +419,18 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             slot.stamps[n] = self.stamps.draw();
         }
         seat.stamp = slot.stamps[n];
-        slot.count(&self.ledger, Event::Save { cause, bytes: slot.image.bytes(dirty) });
+        let bytes = slot.image.bytes(dirty);
+        slot.count(&self.ledger, Event::Save { cause, bytes });
+        match cause {
+            SaveCause::Leave => self.deeds[n] |= Deeds::SAVED,
+            SaveCause::Evict => self.deeds[n] |= Deeds::EVICTED,
+            SaveCause::Widen => self.deeds[n] |= Deeds::WIDENED,
+            SaveCause::Migrate | SaveCause::Flush | SaveCause::Snapshot => {
+                if let Some(witness) = self.witness {
+                    witness.saved(slot.id, cause, dirty, bytes);
+                }
+            }
+        }
     }
 
     /// Saves what a vCPU whose turn ends has in the registers.
@@ -485,6 +509,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             if R::keeps(rule) {
                 F::fill(file, group, 0);
             }
+            self.note_gone(n);
             self.seats[n] = Seat::default();
             self.moved = true;
             self.pending |= u16::from((self.exposed & group).bits());

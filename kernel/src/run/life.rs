@@ -107,6 +107,7 @@ impl<A: Arch> Local<A> {
 
     /// Switches the machine off.
     pub(crate) fn halt(&mut self) -> ! {
+        self.machine.dump_rest();
         log::info!("halted");
         self.machine.console.flush();
         self.cpu.power_off()

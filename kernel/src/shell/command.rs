@@ -36,6 +36,12 @@ const COMMANDS: &[Command] = &[
     Command { name: "fp", arguments: "policy NAME POLICY", help: "changes a guest's FP policy", run: fp },
     Command { name: "fp", arguments: "audit on|off", help: "checks FP ownership at each entry", run: fp },
     Command { name: "trace", arguments: "[N]", help: "the newest trace records of all CPUs", run: trace },
+    Command {
+        name: "trace",
+        arguments: "dump",
+        help: "turns and FP events since the last dump, for programs",
+        run: trace,
+    },
     Command { name: "log", arguments: "[LEVEL]", help: "what is logged", run: log },
     Command { name: "quit", arguments: "", help: "powers the machine off", run: quit },
 ];
@@ -256,10 +262,11 @@ fn dump(out: &mut dyn Write, monitor: &dyn Monitor) -> fmt::Result {
 fn trace(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome {
     let count = match *arguments {
         [] => Some(TRACE),
+        ["dump"] => return Ok(monitor.dump_trace(out)?),
         [word] => word.parse().ok().filter(|count| (1..=TRACE_MOST).contains(count)),
         _ => None,
     };
-    let count = count.ok_or(Refusal::Usage("trace [N], with N from 1 to 150"))?;
+    let count = count.ok_or(Refusal::Usage("trace [N | dump], with N from 1 to 150"))?;
     Ok(monitor.trace(out, count)?)
 }
 

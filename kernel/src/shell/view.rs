@@ -244,6 +244,9 @@ pub trait Monitor {
     fn audit(&self) -> Audit;
     /// Writes the newest `count` trace records, one per line.
     fn trace(&self, out: &mut dyn fmt::Write, count: usize) -> fmt::Result;
+    /// Writes for programs what was traced of FP registers and turns since this was last asked for, as far as the port holds
+    /// it.
+    fn dump_trace(&self, out: &mut dyn fmt::Write) -> fmt::Result;
     /// Stops a machine until it is started again.
     fn stop(&self, vm: VmId) -> Result<(), ActionError>;
     /// Starts a machine that is off, stopped or crashed.

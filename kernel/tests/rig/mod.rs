@@ -17,10 +17,11 @@ use kernel::console::{Console, FRAME, Mode};
 use kernel::domain::{self, Domain, Limits};
 use kernel::fdt::Tree;
 use kernel::fp::{AuditSwitch, FpUnit, Policy, Tally};
-use kernel::machine::{CpuShared, Machine, Tenant};
+use kernel::machine::{CpuShared, Dumping, Machine, Tenant};
 use kernel::mem::{GRANULE, Memory, Region, Regions};
 use kernel::run::Local;
 use kernel::sched::{CpuSet, Pool};
+use kernel::trace::RECORDS;
 use kernel::vm::{End, Vm};
 
 use crate::support;
@@ -220,12 +221,13 @@ fn build(case: &Case, world: &Arc<World>) -> &'static Machine<Fake> {
     Box::leak(Box::new(Machine {
         console,
         console_line: Some(CONSOLE_LINE),
-        cpus: (0..case.cpus).map(|_| CpuShared::new(case.guests.len(), vcpus)).collect(),
+        cpus: (0..case.cpus).map(|_| CpuShared::new(case.guests.len(), vcpus, RECORDS)).collect(),
         pool: Pool::new(case.cpus),
         tenants: case.guests.iter().enumerate().map(tenant).collect(),
         memory: spin::Mutex::new(Memory::new([region(0x8000_0000, MEMORY)].into_iter().collect())),
         audit: Arc::new(AuditSwitch::on()),
         shell: kernel::shell::Shell::new(),
+        dumping: Dumping::OnDemand,
         hz: arch_fake::world::HZ,
         now: now_here,
     }))
