@@ -445,6 +445,8 @@ mod tests {
             ("bench hypercall 251 0 0 0 0", Policy::Hold, "251 instructions, 250"),
             ("bench switch_one 3000 1 0 0 0", Policy::Hold, "1 loads"),
             ("bench switch_both 4601 2 2 0 0", Policy::Lazy, "switch_both (lazy)"),
+            ("bench switch_sve_one 3000 0 1 0 2208", Policy::Hold, "1 saves"),
+            ("bench touch_sve 407 1 1 0 0", Policy::Lazy, "407 instructions, 406"),
         ] {
             let over = figures(&[line], policy).over();
             assert!(over.len() == 1 && over[0].contains(word), "{over:?}");
@@ -463,8 +465,8 @@ mod tests {
         let figures =
             figures(&["bench hypercall 251 0 0 0 0", "bench switch_one 3000 0 0 2 0"], Policy::Hold);
         let table = figures.table();
-        assert!(table.contains("hypercall    -                  251"), "{table}");
-        assert!(table.contains("250  over\n") && table.contains("switch_one   hold"), "{table}");
+        assert!(table.contains("hypercall       -                  251"), "{table}");
+        assert!(table.contains("250  over\n") && table.contains("switch_one      hold"), "{table}");
         assert!(table.contains("image: 293 KiB") && table.contains("1234 KiB"), "{table}");
         assert_eq!(
             figures.json(),
