@@ -242,7 +242,10 @@ impl<A: Arch> Local<A> {
                 return self.call(vcpu, vm, call);
             }
             Exit::Idle(until) => {
-                note(Kind::ExitIdle, until.map_or(0, |until| until.0), 0);
+                // Where others wait, the end of its turn tells.
+                if self.queue.waiting() == 0 {
+                    note(Kind::ExitIdle, until.map_or(0, |until| until.0), 0);
+                }
                 return Verdict::Sleep(until);
             }
             Exit::Timer => {

@@ -75,8 +75,13 @@ impl GuestChips {
         self.lines.get(index).map_or(0, |lines| lines.load(Ordering::Relaxed))
     }
 
-    /// Answers an access to an IOCSR.
+    /// Answers an access to a whole register of the IPI of vCPU `index`; none if it has to be looked at more closely.
     #[inline]
+    pub fn ipi(&self, index: usize, at: u64, store: Option<u32>) -> Option<(u32, Kicks)> {
+        self.vintc.lock().ipi_word(index, at, store)
+    }
+
+    /// Answers an access to an IOCSR.
     pub fn iocsr(&self, index: usize, at: u64, width: u8, store: Option<u64>) -> Outcome {
         let access = IocsrAccess { at, width, store };
         self.vintc.lock().iocsr(index, access, |at| self.could_start(at))

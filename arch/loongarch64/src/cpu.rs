@@ -12,7 +12,7 @@ use crate::csr::*;
 use crate::fp::File;
 use crate::fp_regs::Hardware;
 use crate::gid::{Choice, Gids};
-use crate::gspr::{self, Gspr};
+use crate::gspr::{self, Direction, Gspr};
 use crate::guest::{Answer, Guest, TI};
 use crate::hypercall::{self, Service};
 use crate::insn::{self, Half};
@@ -48,6 +48,8 @@ pub struct ThisCpu {
     chip: Option<Chip>,
     /// When the alarm is set for; none when it is off.
     alarm: Option<Ticks>,
+    /// What `PGDL` and `GCNTC` are set for: stage 2 and zero of time of the guest that was loaded last.
+    world: (u64, u64),
     /// Whether a guest's registers are in the hardware.
     loaded: Loaded,
     /// The lines of its chips as the loaded guest has them.
@@ -74,6 +76,8 @@ impl ThisCpu {
             gids: Gids::new(bits as u32),
             chip,
             alarm: None,
+            // No guest has its tables there.
+            world: (0, 0),
             loaded: Loaded::Nobody,
             shown: 0,
             handled: 0,
@@ -159,6 +163,11 @@ impl ThisCpu {
     /// An instruction or register that a guest does not have in hardware.
     fn gspr(&mut self, guest: &mut Guest, chips: &GuestChips) -> Exit {
         guest.word = BADI.get() as u32;
+        if let Some((direction, rd, rj)) = gspr::iocsr_word(guest.word)
+            && let Some(exit) = self.ipi(guest, chips, direction, rd, rj)
+        {
+            return exit;
+        }
         let Some(instruction) = gspr::decode(guest.word) else {
             return self.fault(guest, Fault::Undefined);
         };
@@ -168,7 +177,7 @@ impl ThisCpu {
             return Exit::Handled;
         }
         match instruction {
-            Gspr::Iocsr(access) => return Self::iocsr(guest, chips, access),
+            Gspr::Iocsr(access) => return self.iocsr(guest, chips, access),
             Gspr::Idle => {
                 guest.skip();
                 return Exit::Idle(None);
@@ -182,10 +191,35 @@ impl ThisCpu {
         Exit::Handled
     }
 
-    fn iocsr(guest: &mut Guest, chips: &GuestChips, access: gspr::Iocsr) -> Exit {
+    /// What every interrupt between vCPUs takes, in a few steps.
+    #[inline]
+    fn ipi(
+        &mut self,
+        guest: &mut Guest,
+        chips: &GuestChips,
+        direction: Direction,
+        rd: u8,
+        rj: u8,
+    ) -> Option<Exit> {
+        if GCRMD.get() & 3 != 0 {
+            return None;
+        }
+        let store = (direction == Direction::Write).then(|| guest.reg(rd) as u32);
+        let (value, kicks) = chips.ipi(guest.index, guest.reg(rj), store)?;
+        guest.skip();
+        if store.is_none() {
+            guest.set_reg(rd, i64::from(value as i32) as u64);
+            return Some(Exit::Handled);
+        }
+        self.show(chips.lines(guest.index));
+        Some(Self::rung(guest, kicks))
+    }
+
+    fn iocsr(&mut self, guest: &mut Guest, chips: &GuestChips, access: gspr::Iocsr) -> Exit {
         let outcome = chips.iocsr(guest.index, access.at(guest), access.width, access.store(guest));
         access.finish(guest, outcome.value);
         guest.skip();
+        self.show(chips.lines(guest.index));
         if let Some(start) = outcome.start {
             // Its answer is nowhere: a write to a chip has none.
             return Exit::Call(Call::CpuOn { vcpu: Some(start.vcpu), entry: Gpa(start.entry), arg: 0 });
@@ -193,7 +227,7 @@ impl ThisCpu {
         Self::rung(guest, outcome.kicks)
     }
 
-    /// Others than the vCPU itself, which is shown its lines when it goes on, have news.
+    /// Others than the vCPU itself, which was shown its lines, have news.
     fn rung(guest: &Guest, mut kicks: Kicks) -> Exit {
         kicks.take(guest.index);
         if kicks.is_empty() { Exit::Handled } else { Exit::Ring(kicks) }
@@ -239,6 +273,7 @@ impl ThisCpu {
             Device::Nothing => Exit::Mmio(Access { at: gpa, va, width, store }),
             Device::Done { value, kicks } => {
                 guest.finish_access(store.is_none().then_some(value));
+                self.show(chips.lines(guest.index));
                 Self::rung(guest, kicks)
             }
             Device::Call(call) => {
@@ -324,8 +359,13 @@ impl Cpu<Loongarch64> for ThisCpu {
         let gid = u64::from(guest.tag.gid());
         GSTAT.set(gid << gstat::GID_SHIFT | gstat::PVM);
         GTLBC.set(gid << GTLBC_TGID_SHIFT | GTLBC_USETGID);
-        PGDL.set(chips.root());
-        GCNTC.set(guest.counter_offset.wrapping_neg());
+        let world = (chips.root(), guest.counter_offset);
+        if self.world != world {
+            self.world = world;
+            PGDL.set(world.0);
+            GCNTC.set(world.1.wrapping_neg());
+            lvz::load_model(&guest.csr);
+        }
         let lines = chips.lines(guest.index);
         // HWI lines come in by GINTC alone: a bit that is written here might not go down with its line.
         let chips = 0xff << interrupt::HWI0 | 1 << interrupt::IPI;
@@ -356,8 +396,9 @@ impl Cpu<Loongarch64> for ThisCpu {
     #[inline]
     fn enter(&mut self, guest: &mut Guest, chips: &GuestChips) -> Exit {
         self.handled = 0;
+        // What went up was rung for; what went down was not.
+        self.show(chips.lines(guest.index));
         loop {
-            self.show(chips.lines(guest.index));
             // SAFETY: 1. the core calls this between `load` and `unload` of this guest, which put its registers,
             // identifier and stage 2 in place and set PVM. 2. The vectors were installed when this CPU started, and
             // `SAVE5` is zero outside this call. 3. `guest` is borrowed for the whole call.

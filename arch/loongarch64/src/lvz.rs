@@ -78,9 +78,8 @@ arrays! {
     dmw 0 0x180 dmw 1 0x181 dmw 2 0x182 dmw 3 0x183
 }
 
-/// What a vCPU's number and model decide: they are written, and never change.
-fn load_constant(csr: &Csr) {
-    Gcsr::<0x20>.set(csr.cpuid);
+/// Puts what a guest's model decides into the hardware. Nobody changes it there.
+pub fn load_model(csr: &Csr) {
     Gcsr::<0x21>.set(csr.prcfg1);
     Gcsr::<0x22>.set(csr.prcfg2);
     Gcsr::<0x23>.set(csr.prcfg3);
@@ -90,7 +89,7 @@ fn load_constant(csr: &Csr) {
 pub fn load(csr: &Csr) {
     load_plain(csr);
     load_arrays(csr);
-    load_constant(csr);
+    Gcsr::<0x20>.set(csr.cpuid);
     GLLBCTL.set(csr.llbctl & KLO | WCLLB);
 }
 

@@ -146,18 +146,16 @@ impl Vintc {
     }
 
     /// Answers an access of vCPU `from`. `is_memory` says whether an address is one where a vCPU could start.
-    #[inline]
     pub fn iocsr(&mut self, from: usize, access: IocsrAccess, is_memory: impl Fn(u64) -> bool) -> Outcome {
-        match self.ipi_word(from, access) {
-            Some(outcome) => outcome,
-            None if from >= self.ipi.len() => Outcome::default(),
-            None => self.any_iocsr(from, access, is_memory),
+        if from >= self.ipi.len() {
+            return Outcome::default();
         }
-    }
-
-    /// The same for any access.
-    #[inline(never)]
-    fn any_iocsr(&mut self, from: usize, access: IocsrAccess, is_memory: impl Fn(u64) -> bool) -> Outcome {
+        if access.width == 4
+            && let Some((value, kicks)) =
+                self.ipi_word(from, access.at, access.store.map(|value| value as u32))
+        {
+            return Outcome { value: value.into(), kicks, start: None };
+        }
         let words = Words::new(access.at, access.width);
         let Some(value) = access.store else {
             return Outcome { value: words.load(|at| self.read(from, at)), ..Outcome::default() };
@@ -178,29 +176,27 @@ impl Vintc {
         Outcome { value: 0, kicks: self.refresh(effect.touched), start }
     }
 
-    /// Answers what every interrupt between vCPUs takes, in a few steps: an access to a whole register of the IPI, but
-    /// for one that may start a vCPU.
+    /// Answers what every interrupt between vCPUs takes, in a few steps: an access of vCPU `from` to a whole register of
+    /// the IPI. None if it is something else, or may start a vCPU.
     #[inline]
-    fn ipi_word(&mut self, from: usize, IocsrAccess { at, width, store }: IocsrAccess) -> Option<Outcome> {
+    pub fn ipi_word(&mut self, from: usize, at: u64, store: Option<u32>) -> Option<(u32, Kicks)> {
         let offset = at.wrapping_sub(IPI);
-        if width != 4 || offset > IPI_END - IPI || offset & 3 != 0 || from >= self.ipi.len() {
+        if offset > IPI_END - IPI || offset & 3 != 0 {
             return None;
         }
-        let Some(value) = store else {
-            return Some(Outcome { value: self.ipi.get(from)?.read(offset).into(), ..Outcome::default() });
-        };
-        let whom = if at == ipi::SEND_AT { ipi::target(value) } else { from };
+        let Some(value) = store else { return Some((self.ipi.get(from)?.read(offset), Kicks::NONE)) };
+        let whom = if at == ipi::SEND_AT { ipi::target(value.into()) } else { from };
         let (ipi, lines) = (self.ipi.get_mut(whom)?, self.lines.get(whom)?);
         if self.parked >> whom & 1 != 0 {
             return None;
         }
         match at {
-            ipi::SEND_AT => ipi.post(ipi::action(value as u32)),
-            _ => ipi.write(offset, value as u32, u32::MAX),
+            ipi::SEND_AT => ipi.post(ipi::action(value)),
+            _ => ipi.write(offset, value, u32::MAX),
         }
         let others = lines.load(Ordering::Relaxed) & !IS_IPI;
         let got = put(lines, others | if ipi.is_up() { IS_IPI } else { 0 });
-        Some(Outcome { kicks: Kicks(u64::from(got) << whom), ..Outcome::default() })
+        Some((0, Kicks(u64::from(got) << whom)))
     }
 
     /// Answers an access to memory, if it is to one of the chips: what a load returns, and whose lines got a bit.

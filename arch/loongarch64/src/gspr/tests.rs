@@ -165,3 +165,16 @@ proptest! {
         prop_assert_eq!(now ^ new & mask, old & !mask);
     }
 }
+
+proptest! {
+    #[test]
+    fn the_quick_part_agrees_with_the_whole(word: u32, op in 0u32..8) {
+        for word in [word, 0x0648_0000 | op << 10 | word & 0x3ff] {
+            let whole = match decode(word) {
+                Some(Gspr::Iocsr(Iocsr { direction, width: 4, rj, rd })) => Some((direction, rd, rj)),
+                _ => None,
+            };
+            prop_assert_eq!(iocsr_word(word), whole);
+        }
+    }
+}
