@@ -8,7 +8,7 @@ use kernel::fp::Units;
 
 use crate::chips::GuestChips;
 use crate::cpu::ThisCpu;
-use crate::fp::{SIMD, SME, SVE, Vectors};
+use crate::fp::{SIMD, SVE, Vectors};
 use crate::fp_regs::Hardware;
 use crate::guest::Guest;
 use crate::layout;
@@ -29,9 +29,9 @@ impl Arch for Aarch64 {
 
     fn fp_name(units: Units) -> &'static str {
         match units {
-            units if units.contains(SME) => "sme",
             units if units.contains(SVE) => "sve",
             units if units.contains(SIMD) => "simd",
+            // Nobody has SME, though some try.
             _ => "-",
         }
     }
