@@ -28,6 +28,7 @@ Debian Linux guests, linux0 and linux1, with two vCPUs and 256 MiB each.
   --config FILE         guests from a TOML file: [[vm]] tables with the same keys; paths are relative to the file
   --headless            no terminal: every line with its console's name before it. Also without --headless when
                         standard input or output is no terminal
+  --fp-report FILE      draw what the FP registers of each CPU held over time, as an HTML page (headless)
   --script FILE         type lines on expected output (headless); see below
   --timeout S           stop after S seconds; that is a failure
   --dry-run             print QEMU's command line and build nothing
@@ -84,6 +85,8 @@ pub(crate) struct Request {
     pub(crate) timeout: Option<Duration>,
     /// Only print what would run.
     pub(crate) dry_run: bool,
+    /// Where to draw what the FP registers held.
+    pub(crate) fp_report: Option<PathBuf>,
 }
 
 /// Options as they come in.
@@ -100,6 +103,7 @@ struct Options {
     script: Option<PathBuf>,
     timeout: Option<Duration>,
     dry_run: bool,
+    fp_report: Option<PathBuf>,
 }
 
 /// Reads the arguments of `cargo xtask run`.
@@ -149,6 +153,7 @@ impl Options {
             "vm" => self.vms.push(text()?.parse()?),
             "config" => self.vms.extend(vm::read_config(&PathBuf::from(parser.value()?))?),
             "headless" => self.headless = true,
+            "fp-report" => self.fp_report = Some(parser.value()?.into()),
             "script" => self.script = Some(parser.value()?.into()),
             "timeout" => self.timeout = Some(seconds(&text()?)?),
             "dry-run" => self.dry_run = true,
@@ -171,7 +176,8 @@ impl Options {
         Ok(Request {
             machine,
             vms: self.vms,
-            headless: self.headless || self.script.is_some(),
+            headless: self.headless || self.script.is_some() || self.fp_report.is_some(),
+            fp_report: self.fp_report,
             script: self.script,
             timeout: self.timeout,
             dry_run: self.dry_run,

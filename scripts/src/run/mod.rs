@@ -7,6 +7,7 @@ pub(crate) mod layout;
 pub(crate) mod machine;
 pub(crate) mod outcome;
 pub(crate) mod qemu;
+mod report;
 pub(crate) mod script;
 pub(crate) mod terminal;
 pub(crate) mod tree;
@@ -26,6 +27,7 @@ use layout::Modules;
 use machine::{Handover, Machine, shell_line};
 use outcome::{Ending, Fate};
 use qemu::{Keyboard, Qemu};
+use report::{Reporter, Story};
 use script::Script;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -61,7 +63,12 @@ fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
     let boot = Boot { machine: &request.machine, qemu: tools.emulator(arch, emulator), image: &image };
 
     eprint!("{}", table(&request.machine, &vms, &linux));
-    let bootargs = if headless { FRAMED } else { "" };
+    let traced = format!("{FRAMED} trace={}", report::RECORDS);
+    let bootargs = match (&request.fp_report, headless) {
+        (Some(_), _) => &traced,
+        (None, true) => FRAMED,
+        (None, false) => "",
+    };
     if request.dry_run {
         let folder = workspace.target("dry-run");
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -81,7 +88,13 @@ fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
     let guests = vms.iter().map(|vm| vm.name.clone()).collect();
     let plan = Plan { line, guests, script, limit: request.timeout };
     let listener: &mut dyn Listener = if headless { &mut terminal::Prefixed } else { &mut terminal::Raw };
-    let report = watch(Qemu::start(command, keyboard)?, plan, listener)?;
+    let mut reporter = Reporter { story: Story::default(), inner: listener };
+    let report = watch(Qemu::start(command, keyboard)?, plan, &mut reporter)?;
+    if let Some(path) = &request.fp_report {
+        std::fs::write(path, reporter.story.page())
+            .with_context(|| format!("--fp-report {}", path.display()))?;
+        eprintln!("{} shows what the FP registers held", path.display());
+    }
     Ok(conclude(&report, keyboard))
 }
 
