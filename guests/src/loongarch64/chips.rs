@@ -160,6 +160,8 @@ pub struct Chips {
     pub msi_first: u32,
     /// Input of the PCH-PIC that the console drives.
     pub uart_input: u32,
+    /// The real-time clock's registers.
+    pub rtc: u64,
     /// Powers the machine off.
     pub off: Switch,
     /// Resets the machine.
@@ -173,6 +175,7 @@ impl Chips {
             msi: 0x2ff0_0000,
             msi_first: 32,
             uart_input: 2,
+            rtc: 0x100d_0100,
             off: Switch { address: 0x100e_001c, value: 0x34 },
             reset: Switch { address: 0x100e_001e, value: 0x42 },
         }
@@ -188,6 +191,8 @@ impl Chips {
             self.msi_first = node.cell("loongson,msi-base-vec", 0).unwrap_or(self.msi_first);
         } else if node.is(uart::COMPATIBLE) && base(0) == uart::DEFAULT {
             self.uart_input = node.cell("interrupts", 0).unwrap_or(self.uart_input);
+        } else if node.is("loongson,ls7a-rtc") {
+            self.rtc = base(self.rtc);
         } else if node.is("syscon-poweroff") {
             self.off = switch(node).unwrap_or(self.off);
         } else if node.is("syscon-reboot") {

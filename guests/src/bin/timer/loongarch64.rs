@@ -1,8 +1,10 @@
-//! What is LoongArch's own: a periodic timer, what TCFG and TVAL show, TICLR.
+//! What is LoongArch's own: a periodic timer, what TCFG and TVAL show, TICLR; and the bridge's real-time clock.
 
 use guests::arch::csr::{self, TICLR};
 use guests::arch::timer::{ENABLE, PERIODIC, state};
+use guests::mmio::{read32, write32};
 use guests::report::{Done, Outcome, test};
+use guests::start::machine;
 use guests::timer::{arm, disarm, micros, now, within};
 use guests::{args, cpu, csr, ensure, irq, set_csr, timer};
 
@@ -24,6 +26,8 @@ pub(crate) fn tests() {
     test("periodic-stops", periodic_stops);
     test("pending-until-cleared", pending_until_cleared);
     test("id-of-the-counter", counter_id);
+    test("clock-counts", clock_counts);
+    test("clock-can-be-set", clock_can_be_set);
 }
 
 /// Takes interrupts that are not the runtime's timer.
@@ -149,5 +153,61 @@ fn counter_id() -> Outcome {
     let before = taken();
     arm(now());
     ensure!(fires(before), "no interrupt afterwards");
+    Ok(Done::Passed)
+}
+
+// The LS7A real-time clock (Loongson 7A1000 user manual, "RTC").
+const TOY_WRITE0: u64 = 0x24;
+const TOY_WRITE1: u64 = 0x28;
+const TOY_READ0: u64 = 0x2c;
+const TOY_READ1: u64 = 0x30;
+const RTC_CTRL: u64 = 0x40;
+const RTC_READ0: u64 = 0x68;
+/// RTC_CTRL: both counters and the crystal run. Firmware sees to that, where there is one.
+const RUN: u32 = 1 << 13 | 1 << 11 | 1 << 8;
+
+/// Reads a register of the clock, and when it was read at the earliest and at the latest.
+fn clock(register: u64) -> (u32, [u64; 2]) {
+    let before = now();
+    let value = read32(machine().chips.rtc + register);
+    (value, [before, now()])
+}
+
+/// Counts a crystal of 32768 Hz, and has a date that can be.
+fn clock_counts() -> Outcome {
+    write32(machine().chips.rtc + RTC_CTRL, RUN);
+    let (first, start) = clock(RTC_READ0);
+    timer::busy(micros(300_000));
+    let (second, end) = clock(RTC_READ0);
+    let ticks = u64::from(second.wrapping_sub(first));
+    let at_least = (end[0] - start[1]) * 32768 / timer::frequency();
+    let at_most = (end[1] - start[0]) * 32768 / timer::frequency();
+    let (word, year) = (clock(TOY_READ0).0, clock(TOY_READ1).0 + 1900);
+    let (month, day) = (word >> 26, word >> 21 & 31);
+    ensure!((2024..2200).contains(&year), "the year is {year}");
+    ensure!((1..=12).contains(&month) && (1..=31).contains(&day), "the day is {day}, the month {month}");
+    if args::flag("bare") {
+        // Plain QEMU's is the host's, which goes by another clock.
+        ensure!(ticks > 0, "it stands");
+    } else {
+        ensure!(ticks + 1 >= at_least && ticks <= at_most + 1, "{ticks} ticks, not {at_least} to {at_most}");
+    }
+    Ok(Done::Passed)
+}
+
+/// The day before March is there if the year is the right one, and over in time.
+fn clock_can_be_set() -> Outcome {
+    let rtc = machine().chips.rtc;
+    let field = |month: u32, day: u32, hour: u32, minute: u32, second: u32| {
+        month << 26 | day << 21 | hour << 16 | minute << 10 | second << 4
+    };
+    write32(rtc + TOY_WRITE1, 2024 - 1900);
+    write32(rtc + TOY_WRITE0, field(2, 29, 23, 59, 58));
+    let (word, year) = (clock(TOY_READ0).0, clock(TOY_READ1).0 + 1900);
+    let next_day = within(5_000_000, || clock(TOY_READ0).0 >> 21 == field(3, 1, 0, 0, 0) >> 21);
+    let after = clock(TOY_READ0).0;
+    ensure!(year == 2024 && word >> 21 == field(2, 29, 0, 0, 0) >> 21, "set to {word:#x} of {year}");
+    ensure!(next_day, "no March after five seconds: {after:#x}");
+    ensure!(after >> 10 == field(3, 1, 0, 0, 0) >> 10, "March begins with {after:#x}");
     Ok(Done::Passed)
 }

@@ -1,6 +1,7 @@
 //! Shows that the counter and the timers work: never early, never lost, awake, asleep, masked and unmasked.
 //!
-//! Arguments: `rounds=` (default 200) deadlines of random distance on each vCPU.
+//! Arguments: `rounds=` (default 200) deadlines of random distance on each vCPU; `bare=1` on plain QEMU for LoongArch, whose
+//! clock is the host's.
 #![no_std]
 #![no_main]
 

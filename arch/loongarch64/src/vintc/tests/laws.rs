@@ -1,4 +1,19 @@
 //! Laws under random input.
+//!
+//! Each of these changes, made by hand one at a time, makes a law fail (`guest_sees_the_chips_of_the_model` G,
+//! `no_interrupt_is_lost_or_invented` N, `a_level_is_up_exactly_while_it_is_asserted` L, `what_is_masked_is_silent` M,
+//! `nonsense_is_survived` S):
+//! a vector that is pending arrives once more (G, N); a message can be withdrawn (G), or stays so after it was acknowledged
+//! (G); an acknowledged vector stays pending (G, N, L), or one is acknowledged that another core sees (G); disabled vectors
+//! are seen (G, M); who saw a vector before it was routed elsewhere sees it still (G, N); bouncing vectors take no turns (G),
+//! or whoever stops bouncing them is not heard (G); a withdrawn vector leaves the line up (G, N, L); a new IPMAP shows later
+//! (G); edges are levels (G, N); HTMSI_EN (G) or the mask (G, N, M) is ignored; an edge that ends is forgotten, or masking
+//! repeats it (G, N); a level is sent without end (G, N), or not withdrawn (G, N, L), or sent twice by INTCLR (G), or not
+//! again (G, N); INTCLR leaves an edge (G, N); one pin withdraws what stands for another, too (G), or by a vector that it was
+//! given later (G, N, L); a pin that becomes an edge leaves its level's message (G), or its old edge (G); edges are withdrawn
+//! like levels (G); kicks name whoever has a line up (G, N), or only those who had none (G, N); an acknowledgement does not
+//! reach the PCH-PIC (G) or the line (G, N, L); a vCPU starts that runs (G, S), or where no memory is (G), or not at all
+//! (G); IPIs that are not enabled raise the line (G, M); masks of MAIL_SEND are turned around (G).
 
 use super::model::{Model, is_memory};
 use super::*;
