@@ -47,6 +47,8 @@ pub(crate) enum Ending {
 #[derive(Clone, Debug)]
 pub(crate) struct Fates {
     guests: Vec<(String, Option<Fate>)>,
+    /// On a machine that can run no guest: what testing its FP registers came to.
+    self_test: Option<Result<(), String>>,
     halted: bool,
     panic: Option<String>,
 }
@@ -58,6 +60,8 @@ pub(crate) enum Said {
     Guest(String, Option<Fate>),
     /// How much memory is in use before guests, in KiB. Guests refused by now have no console.
     Memory(u64),
+    /// No guest can run, and what testing the FP registers instead came to.
+    SelfTest(Result<(), String>),
     /// The last word.
     Halted,
     /// A bug.
@@ -74,6 +78,10 @@ impl Said {
         }
         if said.starts_with("panic") {
             return Some(Self::Panic(said.to_string()));
+        }
+        if let Some(verdict) = said.strip_prefix("FP self-test: ") {
+            let bad = verdict.strip_prefix("not ok: ");
+            return Some(Self::SelfTest(bad.map_or(Ok(()), |why| Err(why.to_string()))));
         }
         if let Some(amount) = said.strip_prefix("memory before guests: ") {
             return amount.strip_suffix(" KiB")?.parse().ok().map(Self::Memory);
@@ -96,13 +104,14 @@ impl Fates {
     /// Starts with guests of these names, of which nothing is known yet.
     pub(crate) fn new<'a>(guests: impl IntoIterator<Item = &'a str>) -> Self {
         let guests = guests.into_iter().map(|name| (name.to_string(), None)).collect();
-        Self { guests, halted: false, panic: None }
+        Self { guests, self_test: None, halted: false, panic: None }
     }
 
     /// Learns from a line of Fermata's own console.
     pub(crate) fn hear(&mut self, line: &str) {
         match Said::parse(line) {
             Some(Said::Halted) => self.halted = true,
+            Some(Said::SelfTest(verdict)) => self.self_test = Some(verdict),
             Some(Said::Panic(what)) => self.panic = self.panic.take().or(Some(what)),
             Some(Said::Guest(name, fate)) => match self.guests.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, slot)) => *slot = fate,
@@ -156,7 +165,8 @@ impl Fates {
         }
     }
 
-    /// Judges the run: the machine has to end well, and every guest has to have switched itself off.
+    /// Judges the run: the machine has to end well, and every guest has to have switched itself off. A machine that can
+    /// run no guest is judged by its FP registers.
     ///
     /// # Errors
     /// The reasons, in words.
@@ -168,6 +178,10 @@ impl Fates {
             None => Some(format!("{name} did not power off")),
         };
         let mut reasons: Vec<String> = self.machine_verdict(ending).err().into_iter().collect();
+        if let Some(verdict) = &self.self_test {
+            reasons.extend(verdict.as_ref().err().map(|why| format!("FP self-test: {why}")));
+            return if reasons.is_empty() { Ok(()) } else { Err(reasons.join("; ")) };
+        }
         // Who still ran when the machine ended badly has been said already.
         let known = |(_, fate): &&(String, Option<Fate>)| reasons.is_empty() || fate.is_some();
         let guests: Vec<String> = self.guests.iter().filter(known).filter_map(bad).collect();
@@ -178,6 +192,9 @@ impl Fates {
 
 impl fmt::Display for Fates {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.self_test.is_some() {
+            return out.write_str("no guest can run on this CPU; its FP registers were tested");
+        }
         let one = |(name, fate): &(String, Option<Fate>)| match fate {
             Some(fate) => format!("{name} {fate}"),
             None => format!("{name} was still running"),
@@ -228,6 +245,18 @@ mod tests {
         let why = fates.verdict(&exited(0)).unwrap_err();
         assert_eq!(why, "a crashed: data abort at 0x1000; b was not started: memory: 9 GiB");
         assert_eq!(fates.machine_verdict(&exited(0)), Ok(()));
+    }
+
+    #[test]
+    fn a_machine_without_guests_is_judged_by_its_registers() {
+        let run = |line| after(&[line, "fermata: halted"]).verdict(&exited(0));
+        assert_eq!(run("[   0.1 cpu0] fermata: FP self-test: ok: fpu+lsx, 9 checks"), Ok(()));
+        let why = run("fermata: FP self-test: not ok: lsx: found 1, expected 2").unwrap_err();
+        assert_eq!(why, "FP self-test: lsx: found 1, expected 2");
+        assert!(
+            after(&["fermata: FP self-test: ok: fpu, 9 checks"]).verdict(&exited(0)).is_err(),
+            "not halted"
+        );
     }
 
     #[test]
