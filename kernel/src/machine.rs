@@ -1,16 +1,17 @@
 //! What all CPUs share.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::{Mutex, Once};
 
-use crate::addr::{CpuId, Gpa, VmId};
+use crate::addr::{CpuId, Gpa, VcpuId, VmId};
 use crate::arch::Arch;
 use crate::console::Console;
 use crate::domain::Domain;
-use crate::fp::{AuditSwitch, Ledger, MAX_GROUPS, Policy, PolicyCell, Resident};
+use crate::fp::{AuditSwitch, Ledger, MAX_GROUPS, Policy, PolicyCell, Resident, Snapshot};
 use crate::mail::Mailbox;
 use crate::mem::Memory;
 use crate::sched::Pool;
@@ -37,7 +38,21 @@ pub enum Message<A: Arch> {
     Bury(Arc<Vm<A>>),
     /// The monitor wants a guest started that is not running.
     Launch(VmId),
+    /// The monitor wants something done with the FP state of a vCPU that lives there, or lived there when it was sent: it
+    /// is sent on so many times at most.
+    Fp(Arc<Vm<A>>, usize, FpOrder, u8),
 }
+
+/// What is to be done with a vCPU's FP state.
+pub enum FpOrder {
+    /// Take a snapshot and keep it.
+    Take,
+    /// Put it into this state.
+    PutBack(Arc<Snapshot>),
+}
+
+/// The snapshots of a vCPU that are kept: the newest, and the one before it.
+pub type Shelf = BTreeMap<VcpuId, [Option<Arc<Snapshot>>; 2]>;
 
 /// What other CPUs see of one CPU.
 pub struct CpuShared<A: Arch> {
@@ -200,6 +215,8 @@ pub struct Machine<A: Arch> {
     pub shell: Shell,
     /// When the trace is dumped.
     pub dumping: Dumping,
+    /// FP snapshots that somebody took at the prompt.
+    pub shelf: Mutex<Shelf>,
     /// Ticks in a second.
     pub hz: u64,
     /// The time.

@@ -14,8 +14,8 @@ use core::sync::atomic::Ordering;
 use crate::addr::{CpuId, VcpuId, VmId};
 use crate::arch::Arch;
 use crate::console::{Console, PortId};
-use crate::fp::{FpContext, Policy, Resident, Tally, Units};
-use crate::machine::{CpuShared, Dumping, HOUSEKEEPER, Machine, Message};
+use crate::fp::{FpContext, Policy, Resident, Snapshot, Tally, Units};
+use crate::machine::{CpuShared, Dumping, FpOrder, HOUSEKEEPER, Machine, Message};
 use crate::mail::Phase;
 use crate::run::Local;
 use crate::shell::{
@@ -25,8 +25,12 @@ use crate::shell::{
 use crate::trace::{self, More, Trace};
 use crate::vm::{End, Vm};
 
+/// How often an order for a vCPU follows it to another CPU.
+const HOPS: u8 = 8;
+
 /// What the prompt asked for.
 enum Request {
+    Fp(VcpuId, FpOrder),
     Stop(VmId, End),
     Start(VmId),
     PowerOff,
@@ -50,6 +54,13 @@ impl<A: Arch> Local<A> {
                         self.machine.tenants.get(usize::from(vm.0)).and_then(|tenant| tenant.vm())
                     {
                         self.finish(&vm, end);
+                    }
+                }
+                Request::Fp(id, order) => {
+                    let vm = self.machine.tenants.get((id.0 >> 8) as usize).and_then(|tenant| tenant.vm());
+                    let index = (id.0 & 0xff) as usize;
+                    if let Some(vm) = vm.filter(|vm| index < vm.vcpus()) {
+                        self.tell(vm.bell(index).home(), Message::Fp(vm, index, order, HOPS));
                     }
                 }
                 Request::Start(vm) => self.tell(HOUSEKEEPER, Message::Launch(vm)),
@@ -101,6 +112,22 @@ impl<A: Arch> Desk<A> {
     fn resident(&self, id: VcpuId) -> Option<CpuId> {
         let holds = |cpu: &CpuShared<A>| cpu.status.residents().any(|resident| resident.owner == id);
         self.machine.cpus.iter().position(holds).map(CpuId)
+    }
+
+    /// The number of a vCPU by its name, `NAME/N`, whether it runs or not.
+    fn numbered(&self, name: &str) -> Option<VcpuId> {
+        let (vm, index) = name.rsplit_once('/')?;
+        let vm = self.machine.tenants.iter().position(|tenant| tenant.domain.name == vm)?;
+        let index: u8 = index.parse().ok()?;
+        Some(VcpuId((vm as u32) << 8 | u32::from(index)))
+    }
+
+    /// The same, of a vCPU that exists now.
+    fn find(&self, name: &str) -> Result<VcpuId, ActionError> {
+        let id = self.numbered(name).ok_or(ActionError::NoSuchVcpu)?;
+        let vm = self.machine.tenants.get((id.0 >> 8) as usize).and_then(|tenant| tenant.vm());
+        let exists = vm.is_some_and(|vm| !vm.is_ending() && ((id.0 & 0xff) as usize) < vm.vcpus());
+        if exists { Ok(id) } else { Err(ActionError::NoSuchVcpu) }
     }
 
     fn note(&self, request: Request) {
@@ -259,6 +286,30 @@ impl<A: Arch> Monitor for Desk<A> {
         let policy = policy.parse().map_err(|_| ActionError::NoSuchPolicy)?;
         self.tenant(vm)?.policy.set(policy);
         Ok(())
+    }
+
+    fn take_fp(&self, vcpu: &str) -> Result<(), ActionError> {
+        self.note(Request::Fp(self.find(vcpu)?, FpOrder::Take));
+        Ok(())
+    }
+
+    fn put_back_fp(&self, vcpu: &str, from: &str) -> Result<(), ActionError> {
+        let (id, from) = (self.find(vcpu)?, self.numbered(from).ok_or(ActionError::NoSuchVcpu)?);
+        let kept = self.machine.shelf.lock().get(&from).and_then(|kept| kept[0].clone());
+        self.note(Request::Fp(id, FpOrder::PutBack(kept.ok_or(ActionError::NoSnapshot)?)));
+        Ok(())
+    }
+
+    fn fp_snapshots(&self, vcpu: &str) -> [Option<Vec<(String, String)>>; 2] {
+        let kept = self.numbered(vcpu).and_then(|id| self.machine.shelf.lock().get(&id).cloned());
+        kept.unwrap_or_default().map(|kept| {
+            let digits = |bytes: &[u8]| bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect();
+            let registers = |snapshot: Arc<Snapshot>| {
+                let all = snapshot.registers::<A::Fp>();
+                all.map(|(register, value)| (register.to_string(), digits(value))).collect()
+            };
+            kept.map(registers)
+        })
     }
 
     fn set_audit(&self, audit: Audit) {

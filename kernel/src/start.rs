@@ -205,6 +205,7 @@ impl<A: Arch> Parts<A> {
             console: self.console,
             console_line: self.console_line,
             cpus: (0..self.cpus).map(|_| CpuShared::new(guests, vcpus, room.unwrap_or(RECORDS))).collect(),
+            shelf: Mutex::default(),
             dumping: if room.is_some() { Dumping::AtTheEnd } else { Dumping::OnDemand },
             pool: Pool::new(self.cpus),
             tenants: self.tenants.into(),

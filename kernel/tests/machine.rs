@@ -124,6 +124,7 @@ fn command(guests: usize, changes: bool) -> impl Strategy<Value = Command> {
         change => say("vm stop"),
         change => say("vm start"),
         change => say("vm restart"),
+        2 => (0..guests, 0..4u8).prop_map(|(n, vcpu)| Command::Say(format!("fp snapshot @{n}/{vcpu}"))),
         4 => policy.prop_map(|(n, policy)| Command::Say(format!("fp policy @{n} {}", policy.name()))),
         2 => view.prop_map(|line| Command::Say(line.into())),
         2 => (0..guests, prop::collection::vec(b'a'..=b'z', 1..6)).prop_map(|(n, bytes)| Command::Type(n, bytes)),

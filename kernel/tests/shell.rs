@@ -166,6 +166,16 @@ impl Monitor for Machine {
         (0..500).for_each(|n| trace.record(Ticks(n), Kind::ExitMmio, VcpuId(1), n, 0));
         kernel::trace::write(out, &[&trace], count, 1000)
     }
+    fn take_fp(&self, vcpu: &str) -> Result<(), ActionError> {
+        if vcpu == "one/0" { Ok(()) } else { Err(ActionError::NoSuchVcpu) }
+    }
+    fn put_back_fp(&self, vcpu: &str, _: &str) -> Result<(), ActionError> {
+        self.take_fp(vcpu)
+    }
+    fn fp_snapshots(&self, vcpu: &str) -> [Option<Vec<(String, String)>>; 2] {
+        let some = |value: &str| Some(vec![("V0".into(), value.into()), ("V1".into(), "00".into())]);
+        if vcpu == "one/0" { [some("2a"), some("17")] } else { [None, None] }
+    }
     fn dump_trace(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         out.write_str("dump end\n")
     }
@@ -263,8 +273,11 @@ fn what_is_not_known_is_answered_with_what_is() {
         ("vm stop", "usage: vm [stop|start|restart|console NAME]"),
         ("vm stop three", "no guest \"three\"; known: one, two"),
         ("vm console three", "no guest \"three\"; known: one, two"),
-        ("fp frob", "no action \"frob\"; known: dump, policy, audit"),
-        ("fp policy one", "usage: fp [dump | policy NAME POLICY | audit on|off]"),
+        ("fp frob", "no action \"frob\"; known: dump, snapshot, diff, restore, policy, audit"),
+        (
+            "fp policy one",
+            "usage: fp [dump [VCPU] | snapshot VCPU | diff VCPU | restore VCPU [FROM] | policy NAME POLICY | audit on|off]",
+        ),
         ("fp policy one never", "no policy \"never\"; known: eager, lazy, resident, hold"),
         ("fp audit maybe", "no state \"maybe\"; known: on, off"),
         ("log loud", "no level \"loud\"; known: off, error, warn, info, debug, trace"),
@@ -286,6 +299,17 @@ fn every_command_of_the_help_is_there() {
         assert!(help.lines().any(|line| line.split_whitespace().next() == Some(name)), "{name}");
         assert!(!machine.run(name).contains("no command"), "{name}");
     }
+}
+
+#[test]
+fn snapshots_are_shown_and_compared() {
+    let machine = Machine::new(Mode::Terminal);
+    assert_eq!(machine.run("fp snapshot one/0"), "");
+    assert_eq!(machine.run("fp restore one/0 two/0"), "");
+    assert_eq!(machine.run("fp dump one/0"), "V0       2a\n1 others are zero\n");
+    assert_eq!(machine.run("fp diff one/0"), "V0       17 -> 2a\n1 registers differ\n");
+    assert!(machine.run("fp snapshot two/7").contains("two/7: there is no such vCPU"));
+    assert!(machine.run("fp diff two/0").contains("two/0: there is no snapshot of it"));
 }
 
 #[test]

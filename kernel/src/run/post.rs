@@ -7,7 +7,7 @@ use super::Local;
 use crate::addr::{CpuId, Gpa, Ticks};
 use crate::arch::{Arch, Cpu, Guest};
 use crate::exit::Kicks;
-use crate::machine::Message;
+use crate::machine::{FpOrder, Message};
 use crate::mail::{Delivery, Kick, Mail, Phase, Ring};
 use crate::sched::{Occasion, Turn, Woken};
 use crate::trace::Kind;
@@ -88,7 +88,35 @@ impl<A: Arch> Local<A> {
                 Mail::Item(Message::Sweep(vm)) => self.sweep(&vm),
                 Mail::Item(Message::Bury(vm)) => self.bury(&vm),
                 Mail::Item(Message::Launch(tenant)) => self.launch(tenant),
+                Mail::Item(Message::Fp(vm, index, order, hops)) => self.obey(&vm, index, order, hops),
             }
+        }
+    }
+
+    /// Does something with the FP state of a vCPU, or sends the order on to where the vCPU lives by now.
+    #[inline(never)]
+    fn obey(&mut self, vm: &Arc<Vm<A>>, index: usize, order: FpOrder, hops: u8) {
+        let (id, name) = (vm.vcpu_id(index), &vm.identity.name);
+        let file = self.cpu.fp();
+        let done = match &order {
+            FpOrder::Take => self.fp.snapshot(file, id).map(|snapshot| {
+                let length = snapshot.bytes().len();
+                let mut shelf = self.machine.shelf.lock();
+                let kept = shelf.entry(id).or_default();
+                *kept = [Some(Arc::new(snapshot)), kept[0].take()];
+                log::info!("fp {name}/{index}: a snapshot of {length} bytes");
+            }),
+            FpOrder::PutBack(snapshot) => self.fp.put_back(file, id, snapshot).map(|result| match result {
+                Ok(()) => log::info!("fp {name}/{index}: put back"),
+                Err(error) => log::info!("fp {name}/{index}: not put back: {error}"),
+            }),
+        };
+        match (done, hops.checked_sub(1)) {
+            (Some(()), _) => {}
+            (None, Some(hops)) => {
+                self.tell(vm.bell(index).home(), Message::Fp(Arc::clone(vm), index, order, hops))
+            }
+            (None, None) => log::info!("fp {name}/{index}: it is on its way or ended; try again"),
         }
     }
 

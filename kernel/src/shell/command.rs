@@ -33,6 +33,20 @@ const COMMANDS: &[Command] = &[
     Command { name: "cpu", arguments: "", help: "physical CPUs: load and who runs", run: cpu },
     Command { name: "fp", arguments: "", help: "who owns the FP registers, and the ledger", run: fp },
     Command { name: "fp", arguments: "dump", help: "the ledger for programs", run: fp },
+    Command {
+        name: "fp",
+        arguments: "snapshot VCPU",
+        help: "keeps the FP registers of a vCPU as they are",
+        run: fp,
+    },
+    Command { name: "fp", arguments: "dump VCPU", help: "the registers in its newest snapshot", run: fp },
+    Command { name: "fp", arguments: "diff VCPU", help: "what its two newest snapshots differ in", run: fp },
+    Command {
+        name: "fp",
+        arguments: "restore VCPU [FROM]",
+        help: "puts a snapshot back, or another's",
+        run: fp,
+    },
     Command { name: "fp", arguments: "policy NAME POLICY", help: "changes a guest's FP policy", run: fp },
     Command { name: "fp", arguments: "audit on|off", help: "checks FP ownership at each entry", run: fp },
     Command { name: "trace", arguments: "[N]", help: "the newest trace records of all CPUs", run: trace },
@@ -189,10 +203,15 @@ fn cpu(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outcom
 }
 
 fn fp(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome {
-    const USAGE: &str = "fp [dump | policy NAME POLICY | audit on|off]";
+    const USAGE: &str = "fp [dump [VCPU] | snapshot VCPU | diff VCPU | restore VCPU [FROM] | policy NAME POLICY | audit on|off]";
     match *arguments {
         [] => Ok(ledger(out, monitor)?),
         ["dump"] => Ok(dump(out, monitor)?),
+        ["dump", vcpu] => registers(vcpu, out, monitor),
+        ["diff", vcpu] => differences(vcpu, out, monitor),
+        ["snapshot", vcpu] => about(vcpu, monitor.take_fp(vcpu)),
+        ["restore", vcpu] => about(vcpu, monitor.put_back_fp(vcpu, vcpu)),
+        ["restore", vcpu, from] => about(vcpu, monitor.put_back_fp(vcpu, from)),
         ["policy", name, policy] => {
             let vm = find(name, monitor)?;
             if !monitor.policies().contains(&policy) {
@@ -212,9 +231,53 @@ fn fp(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome
             monitor.set_audit(audit);
             Ok(())
         }
-        ["dump" | "policy" | "audit", ..] => Err(Refusal::Usage(USAGE)),
-        [word, ..] => Err(unknown("action", word, &["dump", "policy", "audit"])),
+        ["dump" | "snapshot" | "diff" | "restore" | "policy" | "audit", ..] => Err(Refusal::Usage(USAGE)),
+        [word, ..] => {
+            Err(unknown("action", word, &["dump", "snapshot", "diff", "restore", "policy", "audit"]))
+        }
     }
+}
+
+fn about(vcpu: &str, result: Result<(), ActionError>) -> Outcome {
+    result.map_err(|error| Refusal::Action { name: vcpu.to_string(), error })
+}
+
+/// The registers in the newest snapshot of a vCPU. Those that are zero are only counted.
+fn registers(vcpu: &str, out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome {
+    let [newest, _] = monitor.fp_snapshots(vcpu);
+    let Some(newest) = newest else { return about(vcpu, Err(ActionError::NoSnapshot)) };
+    let (zero, other): (Vec<_>, Vec<_>) =
+        newest.into_iter().partition(|(_, value)| value.bytes().all(|digit| digit == b'0'));
+    for (name, value) in other {
+        writeln!(out, "{name:<8} {value}")?;
+    }
+    Ok(writeln!(out, "{} others are zero", zero.len())?)
+}
+
+/// What the two newest snapshots of a vCPU differ in.
+fn differences(vcpu: &str, out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome {
+    let [Some(new), Some(old)] = monitor.fp_snapshots(vcpu) else {
+        return about(vcpu, Err(ActionError::NoSnapshot));
+    };
+    let value = |all: &[(String, String)], name: &str| {
+        all.iter().find(|(known, _)| known == name).map_or("-".to_string(), |(_, value)| value.clone())
+    };
+    let mut names: Vec<&String> = old.iter().chain(&new).map(|(name, _)| name).collect();
+    let mut seen = Vec::new();
+    names.retain(|name| {
+        let fresh = !seen.contains(name);
+        seen.push(*name);
+        fresh
+    });
+    let mut count = 0;
+    for name in names {
+        let (before, after) = (value(&old, name), value(&new, name));
+        if before != after {
+            count += 1;
+            writeln!(out, "{name:<8} {before} -> {after}")?;
+        }
+    }
+    Ok(writeln!(out, "{count} registers differ")?)
 }
 
 /// The ledger for humans: who owns what, then what it cost.

@@ -209,6 +209,10 @@ pub enum ActionError {
     NoSuchPolicy,
     /// An earlier action is still under way.
     Busy,
+    /// There is no such vCPU.
+    NoSuchVcpu,
+    /// No snapshot was taken.
+    NoSnapshot,
 }
 
 impl fmt::Display for ActionError {
@@ -218,6 +222,8 @@ impl fmt::Display for ActionError {
             Self::AlreadyRunning => "it is running already",
             Self::NotBuilt => "it could not be built; the log at boot says why",
             Self::NoSuchPolicy => "there is no such policy",
+            Self::NoSuchVcpu => "there is no such vCPU that runs; vcpu lists them",
+            Self::NoSnapshot => "there is no snapshot of it; fp snapshot takes one",
             Self::Busy => "an earlier request is still under way; try again",
         })
     }
@@ -255,6 +261,12 @@ pub trait Monitor {
     fn restart(&self, vm: VmId) -> Result<(), ActionError>;
     /// Chooses the FP policy of a machine, one of [`Monitor::policies`].
     fn set_policy(&self, vm: VmId, policy: &str) -> Result<(), ActionError>;
+    /// Has a snapshot taken of a vCPU's FP state, named as in [`VcpuView`].
+    fn take_fp(&self, vcpu: &str) -> Result<(), ActionError>;
+    /// Has a vCPU put into the FP state of the newest snapshot of `from`.
+    fn put_back_fp(&self, vcpu: &str, from: &str) -> Result<(), ActionError>;
+    /// The registers of the newest snapshot of a vCPU and of the one before it: names and values, the highest digit first.
+    fn fp_snapshots(&self, vcpu: &str) -> [Option<Vec<(String, String)>>; 2];
     /// Turns the auditor on or off.
     fn set_audit(&self, audit: Audit);
     /// Powers the machine off.

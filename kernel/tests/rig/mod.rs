@@ -228,6 +228,7 @@ fn build(case: &Case, world: &Arc<World>) -> &'static Machine<Fake> {
         audit: Arc::new(AuditSwitch::on()),
         shell: kernel::shell::Shell::new(),
         dumping: Dumping::OnDemand,
+        shelf: spin::Mutex::default(),
         hz: arch_fake::world::HZ,
         now: now_here,
     }))

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that can be checked by a machine.
 
 mod judge;
+mod mutants;
 mod sabotage;
 mod stanza;
 mod steps;
@@ -26,13 +27,15 @@ pub(crate) const COMMAND: Command = Command {
     name: "test",
     summary: "check everything: format, lints, host tests, tests in QEMU, figures",
     help: "\
+cargo xtask test --mutants fp
 cargo xtask test [--list] [FILTER]...
 
 Sets up what is missing, then checks the format and the lints, runs the host tests, boots Fermata once for every test in
 guests/tests.toml, and measures the figures of `bench` against their limits. With FILTERs only tests run whose names
 contain one of them; a name in full means that test alone.
 
-  --list     only list the names
+  --list         only list the names
+  --mutants fp   instead: switch off each rule of the FP machine in turn, and show which host tests notice
 
 One line for each test; the output of each is in target/test-logs/NAME.log. The last line is `N passed, N failed`, and
 the exit status is 0 if none failed.
@@ -50,12 +53,16 @@ const TESTS: &str = "guests/tests.toml";
 struct Request {
     filters: Vec<String>,
     list: bool,
+    mutants: Option<String>,
 }
 
 fn parse(mut arguments: lexopt::Parser) -> Result<Request> {
     let mut request = Request::default();
     while let Some(argument) = arguments.next()? {
         match argument {
+            lexopt::Arg::Long("mutants") => {
+                request.mutants = Some(arguments.value()?.to_string_lossy().into_owned());
+            }
             lexopt::Arg::Long("list") => request.list = true,
             lexopt::Arg::Value(filter) => request.filters.push(filter.to_string_lossy().into_owned()),
             other => return Err(other.unexpected()).context("see cargo xtask test --help"),
@@ -67,6 +74,9 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Request> {
 fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
     let request = parse(arguments)?;
     let workspace = Workspace::find();
+    if let Some(what) = &request.mutants {
+        return mutants::run(&workspace, what);
+    }
     let suite = Suite::read(&workspace, &request.filters)?;
     if request.list {
         suite.names().iter().for_each(|name| println!("{name}"));
