@@ -3,11 +3,12 @@
 //! The compiler is told that there are none (the target is soft-float), so nothing but these functions touches them
 //! outside guests.
 
-use core::arch::{asm, global_asm, naked_asm};
+use core::arch::{asm, naked_asm};
 
 use kernel::fp::Units;
 
 use crate::fp::{FPU, FpRegs, LASX, LSX, Lbt, Line, Refused, Width};
+use crate::switch;
 
 /// This CPU's FP registers and `EUEN`.
 #[derive(Debug)]
@@ -17,7 +18,8 @@ impl Hardware {
     /// Takes the registers of the CPU this runs on.
     ///
     /// # Safety
-    /// 1. The code runs at PLV0 in root mode with interrupts masked and `ECFG.VS` = 0, and it keeps doing so.
+    /// 1. The code runs at PLV0 in root mode with interrupts masked and the vectors of `switch` in place, and it keeps
+    ///    doing so.
     /// 2. This CPU's registers were not taken before, and the value stays on this CPU.
     pub unsafe fn claim() -> Self {
         Self(())
@@ -48,10 +50,10 @@ impl FpRegs for Hardware {
 
     #[cold]
     fn try_fcsr(&mut self, value: u32) -> Result<(), Refused> {
-        // SAFETY: interrupts are masked at PLV0 and ECFG.VS is 0 (promised to `claim`), as the function demands.
-        match unsafe { fp_try_fcsr(value.into()) } {
-            0 => Ok(()),
-            _ => Err(Refused),
+        // SAFETY: in the root (promised to `claim`). The one instruction changes FCSR, which is to be changed, or nothing.
+        match unsafe { switch::attempt_with(write_fcsr, value.into()) } {
+            None => Ok(()),
+            Some(_) => Err(Refused),
         }
     }
 
@@ -245,38 +247,14 @@ touches! {
     touch_lbt: "movscr2gr $t0, $scr0";
 }
 
-unsafe extern "C" {
-    /// Writes FCSR0. Returns 0, or 1 if that raised an exception.
-    ///
-    /// # Safety
-    /// The code runs at PLV0 in root mode with interrupts masked and `ECFG.VS` = 0. The FPU is open.
-    fn fp_try_fcsr(value: u64) -> u64;
+/// Writes FCSR0.
+///
+/// # Safety
+/// The FPU is open, and an exception is survived.
+#[unsafe(naked)]
+unsafe extern "C" fn write_fcsr(value: u64) {
+    naked_asm!("movgr2fcsr $fcsr0, $a0", "ret")
 }
-
-// The entry of exceptions is replaced for the one instruction that may raise one. An exception changes no general
-// register; it masks interrupts and goes to PLV0, where both is so already, hence a jump does in place of `ertn`, which
-// might enter a guest (GSTAT.PVM). EENTRY (CSR 0xc) takes the addresses of pages. ERA is CSR 0x6.
-global_asm!(
-    ".pushsection .text.fp_try_fcsr, \"ax\", @progbits",
-    ".balign 4096",
-    "fp_step_over:",
-    "csrrd $t2, 0x6",
-    "addi.d $t2, $t2, 4",
-    "ori $t1, $zero, 1",
-    "jirl $zero, $t2, 0",
-    ".global fp_try_fcsr",
-    ".type fp_try_fcsr, @function",
-    "fp_try_fcsr:",
-    "la.pcrel $t0, fp_step_over",
-    "csrwr $t0, 0xc",
-    "ori $t1, $zero, 0",
-    "movgr2fcsr $fcsr0, $a0",
-    "csrwr $t0, 0xc",
-    "move $a0, $t1",
-    "ret",
-    ".size fp_try_fcsr, . - fp_try_fcsr",
-    ".popsection",
-);
 
 /// Defines functions that do the same instructions for each of the 32 registers, `\r` being its number.
 macro_rules! for_each_register {

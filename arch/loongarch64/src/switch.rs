@@ -149,6 +149,16 @@ pub unsafe fn attempt(f: unsafe extern "C" fn()) -> Option<u64> {
     (estat != 0).then_some(estat >> 16 & 0x3f)
 }
 
+/// Calls `f` with `argument`, and returns the code of the exception that it took, if it took one.
+///
+/// # Safety
+/// As for [`attempt`].
+pub unsafe fn attempt_with(f: unsafe extern "C" fn(u64), argument: u64) -> Option<u64> {
+    // SAFETY: as in `attempt`; `f` takes the one argument.
+    let estat = unsafe { attempt_raw(f as *const (), argument) };
+    (estat != 0).then_some(estat >> 16 & 0x3f)
+}
+
 /// What [`peek`] is about.
 #[repr(C)]
 struct Peek {
