@@ -75,7 +75,7 @@ impl<A: Arch> Local<A> {
 fn counters(tally: &Tally) -> FpCounters {
     FpCounters {
         traps: tally.traps.iter().sum(),
-        requests: tally.requests,
+        requests: tally.requests(),
         loads: tally.loads,
         skips: tally.skips,
         widenings: tally.widenings,

@@ -102,7 +102,7 @@ fn play(story: &Story, policy: Policy) -> Tally {
 /// What it comes to in instructions.
 fn price(story: &Story, tally: &Tally) -> u64 {
     story.turns.len() as u64 * TURN
-        + tally.requests * TRAP
+        + tally.requests() * TRAP
         + tally.exposures() * EXPOSURE
         + (tally.loads + tally.saves()) * MOVE
 }
@@ -181,7 +181,7 @@ fn ring(users: usize, turns: usize) -> Story {
 #[test]
 fn adaptive_hardly_traps_where_all_use_floating_point_in_every_turn() {
     let tally = play(&ring(4, 4000), Policy::Adaptive);
-    assert!(tally.requests < 4000 / 20, "{tally:?}");
+    assert!(tally.requests() < 4000 / 20, "{tally:?}");
     assert_eq!(tally.loads, 4000);
 }
 

@@ -147,14 +147,12 @@ impl<H: FpRegs> File<H> {
         &mut self.hardware
     }
 
-    /// Opens `width` of the registers and tells whether they can be twisted. Then TOP is open as well.
-    fn open_registers<S: Steps>(&mut self, width: Width) -> Twist {
-        if !self.present.contains(LBT) && S::takes(Step::GateLbt) {
-            self.open(width.units());
-            return Twist::Never;
-        }
-        self.open(if S::takes(Step::OpenForTop) { width.units() | LBT } else { width.units() });
-        Twist::Possible
+    /// Opens some views of the registers and tells whether they can be twisted. Then TOP is open as well.
+    #[inline]
+    fn open_registers<S: Steps>(&mut self, views: Units) -> Twist {
+        let lbt = self.present & LBT;
+        self.open(if S::takes(Step::OpenForTop) { views | lbt } else { views });
+        if lbt.is_empty() && S::takes(Step::GateLbt) { Twist::Never } else { Twist::Possible }
     }
 
     /// Gives the registers the names that they have with TM clear. What FCSR holds is lost.
@@ -224,8 +222,9 @@ impl<H, S> Fp<H, S> {
 
 impl<H: FpRegs, S: Steps> Fp<H, S> {
     /// Saves the registers; returns the units that it destroyed.
-    fn save_registers(&mut self, file: &mut File<H>, width: Width) -> Units {
-        let twist = file.open_registers::<S>(width);
+    #[inline]
+    fn save_registers(&mut self, file: &mut File<H>, width: Width, views: Units) -> Units {
+        let twist = file.open_registers::<S>(views);
         let mut destroyed = Units::empty();
         self.status.fcsr = file.hardware.fcsr();
         if twist == Twist::Possible {
@@ -244,8 +243,9 @@ impl<H: FpRegs, S: Steps> Fp<H, S> {
         if S::takes(Step::OwnUp) { destroyed } else { Units::empty() }
     }
 
-    fn load_registers(&self, file: &mut File<H>, width: Width) {
-        let twist = file.open_registers::<S>(width);
+    #[inline]
+    fn load_registers(&self, file: &mut File<H>, width: Width, views: Units) {
+        let twist = file.open_registers::<S>(views);
         // TM may be left over from registers that were given up unsaved.
         if twist == Twist::Possible && file.hardware.fcsr() & fcsr::TM != 0 && S::takes(Step::UntwistToLoad) {
             file.untwist();
@@ -265,7 +265,8 @@ impl<H: FpRegs, S: Steps> Fp<H, S> {
     fn load_status(&self, file: &mut File<H>, twist: Twist) {
         file.hardware.set_fcc(self.status.fcc);
         file.set_fcsr(self.status.fcsr);
-        if twist == Twist::Possible {
+        // It is looked at first because it is rarely another one, and takes eight places to jump to.
+        if twist == Twist::Possible && file.hardware.top() != self.status.top {
             file.hardware.set_top(self.status.top);
         }
     }
@@ -293,14 +294,16 @@ impl<H: FpRegs, S: Steps> FpContext for Fp<H, S> {
     }
 
     fn closure(&self, touched: Units) -> Units {
-        let lbt = if touched.contains(LBT) && S::takes(Step::LbtNeedsFpu) { FPU } else { Units::empty() };
-        touched | lbt | Width::of(touched).map_or(Units::empty(), Width::units)
+        // Each view needs those below it, whose bits are below its bit, and LBT the first of them.
+        let views = touched.bits() & VECTORS.bits();
+        let fpu = if S::takes(Step::LbtNeedsFpu) { (touched & LBT).bits() >> 3 } else { 0 };
+        touched | Units::from_bits_retain(views >> 1 | views >> 2 | fpu)
     }
 
     fn save(&mut self, file: &mut File<H>, units: Units) -> Units {
         let mut kept = units;
         if let Some(width) = Width::of(units) {
-            kept -= self.save_registers(file, width);
+            kept -= self.save_registers(file, width, units);
         }
         if units.contains(LBT) {
             file.open(LBT).store_lbt(&mut self.lbt);
@@ -310,7 +313,7 @@ impl<H: FpRegs, S: Steps> FpContext for Fp<H, S> {
 
     fn restore(&self, file: &mut File<H>, units: Units) {
         if let Some(width) = Width::of(units) {
-            self.load_registers(file, width);
+            self.load_registers(file, width, units);
         }
         if units.contains(LBT) {
             file.open(LBT).load_lbt(&self.lbt);
@@ -334,7 +337,7 @@ impl<H: FpRegs, S: Steps> FpContext for Fp<H, S> {
         if units.intersects(VECTORS)
             && let Some(width) = Width::of(file.present)
         {
-            if file.open_registers::<Every>(width) == Twist::Possible {
+            if file.open_registers::<Every>(width.units()) == Twist::Possible {
                 file.untwist();
                 file.hardware.set_top(0);
             }

@@ -10,6 +10,21 @@ use kernel::fp::Units;
 use crate::fp::{FPU, FpRegs, LASX, LSX, Lbt, Line, Refused, Width};
 use crate::switch;
 
+/// Does the same instructions for each of the 32 registers, `\\r` being its number. In place, not in a function of its own:
+/// a call would cost the callers more registers to save than all of this needs.
+macro_rules! each {
+    ($operand:expr, $($line:literal),+) => {
+        asm!(
+            ".irp r, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, \
+             26, 27, 28, 29, 30, 31",
+            $($line,)+
+            ".endr",
+            in(reg) $operand,
+            options(nostack),
+        )
+    };
+}
+
 /// This CPU's FP registers and `EUEN`.
 #[derive(Debug)]
 pub struct Hardware(());
@@ -127,49 +142,68 @@ impl FpRegs for Hardware {
         }
     }
 
+    #[inline]
     fn store(&mut self, width: Width, form: Width, into: &mut [Line]) {
-        let store = match (width, form) {
-            (Width::Fpu, Width::Fpu) => store_fpu,
-            (Width::Fpu, Width::Lsx) => store_fpu_apart_16,
-            (Width::Fpu, Width::Lasx) => store_fpu_apart_32,
-            (Width::Lsx, Width::Fpu | Width::Lsx) => store_lsx,
-            (Width::Lsx, Width::Lasx) => store_lsx_apart_32,
-            (Width::Lasx, _) => store_lasx,
-        };
         assert!(into.len() >= form.max(width).lines(), "an image without room for its registers");
-        // SAFETY: `into` has room for 32 registers at the distance the function writes them (asserted), aligned to
-        // 32 bytes by its type.
-        unsafe { store(into.as_mut_ptr()) }
+        let into = into.as_mut_ptr();
+        // SAFETY: `into` has room for 32 registers at the distance that is written to (asserted), aligned to 32 bytes by
+        // its type.
+        unsafe {
+            match (width, form) {
+                (Width::Fpu, Width::Fpu) => each!(into, "fst.d $f\\r, {}, \\r * 8"),
+                (Width::Fpu, Width::Lsx) => each!(into, "fst.d $f\\r, {}, \\r * 16"),
+                (Width::Fpu, Width::Lasx) => each!(into, "fst.d $f\\r, {}, \\r * 32"),
+                (Width::Lsx, Width::Fpu | Width::Lsx) => each!(into, "vst $vr\\r, {}, \\r * 16"),
+                (Width::Lsx, Width::Lasx) => each!(into, "vst $vr\\r, {}, \\r * 32"),
+                (Width::Lasx, _) => each!(into, "xvst $xr\\r, {}, \\r * 32"),
+            }
+        }
     }
 
+    #[inline]
     fn load(&mut self, width: Width, form: Width, from: &[Line]) {
-        let load = match (width, form) {
-            (Width::Fpu, Width::Fpu) => load_fpu,
-            (Width::Fpu, Width::Lsx) => load_fpu_apart_16,
-            (Width::Fpu, Width::Lasx) => load_fpu_apart_32,
-            (Width::Lsx, Width::Fpu) => load_lsx_of_fpu,
-            (Width::Lsx, Width::Lsx) => load_lsx,
-            (Width::Lsx, Width::Lasx) => load_lsx_apart_32,
-            (Width::Lasx, Width::Fpu) => load_lasx_of_fpu,
-            (Width::Lasx, Width::Lsx) => load_lasx_of_lsx,
-            (Width::Lasx, Width::Lasx) => load_lasx,
-        };
         assert!(from.len() >= form.lines(), "an image without its registers");
-        // SAFETY: 1. `from` has 32 registers in the form that the function reads (asserted), aligned to 32 bytes by its
+        let from = from.as_ptr();
+        // SAFETY: 1. `from` has 32 registers at the distance that is read from (asserted), aligned to 32 bytes by its
         // type. 2. The registers that are overwritten belong to `self` alone: compiled code does not use them.
-        unsafe { load(from.as_ptr()) }
+        unsafe {
+            match (width, form) {
+                (Width::Fpu, Width::Fpu) => each!(from, "fld.d $f\\r, {}, \\r * 8"),
+                (Width::Fpu, Width::Lsx) => each!(from, "fld.d $f\\r, {}, \\r * 16"),
+                (Width::Fpu, Width::Lasx) => each!(from, "fld.d $f\\r, {}, \\r * 32"),
+                // What a scalar write leaves above it is overwritten.
+                (Width::Lsx, Width::Fpu) => {
+                    each!(from, "fld.d $f\\r, {}, \\r * 8", "vinsgr2vr.d $vr\\r, $zero, 1");
+                }
+                (Width::Lsx, Width::Lsx) => each!(from, "vld $vr\\r, {}, \\r * 16"),
+                (Width::Lsx, Width::Lasx) => each!(from, "vld $vr\\r, {}, \\r * 32"),
+                // To pick word 0 of a register into itself zeroes the others.
+                (Width::Lasx, Width::Fpu) => {
+                    each!(from, "fld.d $f\\r, {}, \\r * 8", "xvpickve.d $xr\\r, $xr\\r, 0");
+                }
+                (Width::Lasx, Width::Lsx) => each!(
+                    from,
+                    "vld $vr\\r, {}, \\r * 16",
+                    "xvinsgr2vr.d $xr\\r, $zero, 2",
+                    "xvinsgr2vr.d $xr\\r, $zero, 3"
+                ),
+                (Width::Lasx, Width::Lasx) => each!(from, "xvld $xr\\r, {}, \\r * 32"),
+            }
+        }
     }
 
     fn fill(&mut self, width: Width, pattern: u64) {
-        let fill = match width {
-            Width::Fpu => fill_fpu,
-            Width::Lsx => fill_lsx,
-            Width::Lasx => fill_lasx,
-        };
         // SAFETY: the registers that are overwritten belong to `self` alone: compiled code does not use them.
-        unsafe { fill(pattern) }
+        unsafe {
+            match width {
+                Width::Fpu => each!(pattern, "movgr2fr.d $f\\r, {}"),
+                Width::Lsx => each!(pattern, "vreplgr2vr.d $vr\\r, {}"),
+                Width::Lasx => each!(pattern, "xvreplgr2vr.d $xr\\r, {}"),
+            }
+        }
     }
 
+    #[inline]
     fn store_lbt(&mut self, into: &mut Lbt) {
         let Lbt { scr: [scr0, scr1, scr2, scr3], eflags } = into;
         // SAFETY: reads registers, on a CPU that has LBT, as the contract says. 0x3f names all six flags.
@@ -190,6 +224,7 @@ impl FpRegs for Hardware {
         }
     }
 
+    #[inline]
     fn load_lbt(&mut self, from: &Lbt) {
         let Lbt { scr: [scr0, scr1, scr2, scr3], eflags } = *from;
         // SAFETY: writes registers that compiled code does not use, on a CPU that has LBT, as the contract says.
@@ -254,67 +289,4 @@ touches! {
 #[unsafe(naked)]
 unsafe extern "C" fn write_fcsr(value: u64) {
     naked_asm!("movgr2fcsr $fcsr0, $a0", "ret")
-}
-
-/// Defines functions that do the same instructions for each of the 32 registers, `\r` being its number.
-macro_rules! for_each_register {
-    ($($(#[$doc:meta])* $name:ident($argument:ident: $kind:ty): $($line:literal),+;)*) => {$(
-        $(#[$doc])*
-        ///
-        /// # Safety
-        /// The unit whose instructions these are is open. A pointer is valid for 32 registers in the form named,
-        /// aligned to 32 bytes. Compiled code does not use the registers.
-        #[unsafe(naked)]
-        unsafe extern "C" fn $name($argument: $kind) {
-            naked_asm!(
-                ".irp r, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, \
-                 25, 26, 27, 28, 29, 30, 31",
-                $($line,)+
-                ".endr",
-                "ret",
-            )
-        }
-    )*};
-}
-
-for_each_register! {
-    /// Stores F to the FPU form.
-    store_fpu(into: *mut Line): "fst.d $f\\r, $a0, \\r * 8";
-    /// Stores F to the LSX form, leaving what is above.
-    store_fpu_apart_16(into: *mut Line): "fst.d $f\\r, $a0, \\r * 16";
-    /// Stores F to the LASX form, leaving what is above.
-    store_fpu_apart_32(into: *mut Line): "fst.d $f\\r, $a0, \\r * 32";
-    /// Stores VR to the LSX form.
-    store_lsx(into: *mut Line): "vst $vr\\r, $a0, \\r * 16";
-    /// Stores VR to the LASX form, leaving what is above.
-    store_lsx_apart_32(into: *mut Line): "vst $vr\\r, $a0, \\r * 32";
-    /// Stores XR to the LASX form.
-    store_lasx(into: *mut Line): "xvst $xr\\r, $a0, \\r * 32";
-
-    /// Loads F from the FPU form.
-    load_fpu(from: *const Line): "fld.d $f\\r, $a0, \\r * 8";
-    /// Loads F from the LSX form.
-    load_fpu_apart_16(from: *const Line): "fld.d $f\\r, $a0, \\r * 16";
-    /// Loads F from the LASX form.
-    load_fpu_apart_32(from: *const Line): "fld.d $f\\r, $a0, \\r * 32";
-    /// Loads VR from the FPU form; the upper half becomes zero.
-    load_lsx_of_fpu(from: *const Line): "fld.d $f\\r, $a0, \\r * 8", "vinsgr2vr.d $vr\\r, $zero, 1";
-    /// Loads VR from the LSX form.
-    load_lsx(from: *const Line): "vld $vr\\r, $a0, \\r * 16";
-    /// Loads VR from the LASX form.
-    load_lsx_apart_32(from: *const Line): "vld $vr\\r, $a0, \\r * 32";
-    /// Loads XR from the FPU form. To pick word 0 of a register into itself zeroes the others.
-    load_lasx_of_fpu(from: *const Line): "fld.d $f\\r, $a0, \\r * 8", "xvpickve.d $xr\\r, $xr\\r, 0";
-    /// Loads XR from the LSX form; the upper half becomes zero.
-    load_lasx_of_lsx(from: *const Line):
-        "vld $vr\\r, $a0, \\r * 16", "xvinsgr2vr.d $xr\\r, $zero, 2", "xvinsgr2vr.d $xr\\r, $zero, 3";
-    /// Loads XR from the LASX form.
-    load_lasx(from: *const Line): "xvld $xr\\r, $a0, \\r * 32";
-
-    /// Fills F.
-    fill_fpu(pattern: u64): "movgr2fr.d $f\\r, $a0";
-    /// Fills VR.
-    fill_lsx(pattern: u64): "vreplgr2vr.d $vr\\r, $a0";
-    /// Fills XR.
-    fill_lasx(pattern: u64): "xvreplgr2vr.d $xr\\r, $a0";
 }

@@ -252,6 +252,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         let slot = occupant(&mut self.slots, index);
         slot.count(&self.ledger, Event::Trap(touched));
         if !slot.image.units().contains(touched) && R::keeps(Rule::RefuseAbsent) {
+            slot.count(&self.ledger, Event::Refusal);
             return Touch::Absent;
         }
         slot.touched |= touched;
@@ -261,7 +262,6 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         let missing = wanted - self.exposed;
         slot.request |= missing;
         self.pending |= u16::from(missing.bits());
-        slot.count(&self.ledger, Event::Request);
         Touch::Granted
     }
 
@@ -329,9 +329,13 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             let slot = occupant(&mut self.slots, index);
             slot.request = Units::empty();
             let wanted = if R::keeps(Rule::CloseLate) { slot.image.closure(touched) } else { touched };
-            for (n, &group) in F::GROUPS.iter().enumerate() {
-                if wanted.intersects(group) && !self.exposed.contains(wanted & group) {
-                    self.seize(file, index, n, wanted & group);
+            // The first group is the one that everybody uses.
+            if !self.exposed.contains(wanted & F::GROUPS[0]) {
+                self.seize(file, index, 0, wanted & F::GROUPS[0]);
+            }
+            for (n, &group) in F::GROUPS.iter().enumerate().skip(1) {
+                if !self.exposed.contains(wanted & group) {
+                    self.seize_other(file, index, n, wanted & group);
                 }
             }
             let shown =
@@ -344,14 +348,31 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     }
 
     /// Makes the registers of group `n` hold at least `wanted` of the running vCPU, and exposes them.
-    #[inline]
+    #[inline(always)]
     fn seize(&mut self, file: &mut F::File, index: usize, n: usize, wanted: Units) {
-        let slot = self.slot(index);
-        let valid = if self.is_here(slot, n) { self.seats[n].valid } else { Units::empty() };
+        let mut slot = occupant(&mut self.slots, index);
+        let seat = &self.seats[n];
+        let valid = if holds::<F, R>(seat, slot, n, self.cpu) { seat.valid } else { Units::empty() };
         if valid.contains(wanted) {
             slot.count(&self.ledger, Event::Skip);
+            self.moved |= seat.dirty != valid;
         } else {
-            self.load(file, index, n, valid, wanted);
+            if !(seat.dirty | valid).is_empty() {
+                self.make_room(file, index, n, valid);
+                slot = occupant(&mut self.slots, index);
+            }
+            let units = valid | wanted;
+            slot.image.restore(file, units);
+            slot.count(&self.ledger, Event::Load { bytes: slot.image.bytes(units) });
+            self.deeds[n] |= Deeds::LOADED;
+            self.moved = true;
+            let seat = &mut self.seats[n];
+            seat.owner = Some(slot.id);
+            seat.slot = index;
+            seat.stamp = slot.stamps[n];
+            seat.valid = units;
+            seat.loaded |= units;
+            seat.painted = false;
         }
         let seat = &mut self.seats[n];
         if R::keeps(Rule::Rehome) {
@@ -360,14 +381,19 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         }
         // Neither architecture tells which registers a guest wrote, so whatever it may write is dirty. All that
         // is valid is exposed: a narrow view must not write to registers that a wider one is valid in.
-        self.moved |= seat.dirty != seat.valid;
         seat.dirty = seat.valid;
         self.exposed |= seat.valid;
     }
 
-    /// Loads `wanted` of group `n` from the image of the running vCPU, of which the registers hold `valid`.
-    #[inline]
-    fn load(&mut self, file: &mut F::File, index: usize, n: usize, valid: Units, wanted: Units) {
+    /// The same for a group that is seldom used.
+    #[inline(never)]
+    fn seize_other(&mut self, file: &mut F::File, index: usize, n: usize, wanted: Units) {
+        self.seize(file, index, n, wanted);
+    }
+
+    /// Saves what is in the registers of group `n`: another's values, or `valid` of the running vCPU's.
+    #[inline(never)]
+    fn make_room(&mut self, file: &mut F::File, index: usize, n: usize, valid: Units) {
         if valid.is_empty() {
             if R::keeps(Rule::SaveBeforeEviction) {
                 self.save(file, n, SaveCause::Evict);
@@ -379,22 +405,6 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             }
             self.slot(index).count(&self.ledger, Event::Widening);
         }
-        let units = valid | wanted;
-        let slot = occupant(&mut self.slots, index);
-        slot.image.restore(file, units);
-        slot.count(&self.ledger, Event::Load { bytes: slot.image.bytes(units) });
-        self.deeds[n] |= Deeds::LOADED;
-        let seat = &mut self.seats[n];
-        let loaded = seat.loaded | units;
-        *seat = Seat {
-            owner: Some(slot.id),
-            slot: index,
-            stamp: slot.stamps[n],
-            valid: units,
-            dirty: Units::empty(),
-            loaded,
-            painted: false,
-        };
     }
 
     /// Writes the dirty units of group `n`, if there are any, to the image they belong to.
@@ -434,6 +444,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     }
 
     /// Saves what a vCPU whose turn ends has in the registers.
+    #[inline(never)]
     fn vacate(&mut self, file: &mut F::File, index: usize, afterwards: Afterwards) {
         for n in 0..F::GROUPS.len() {
             if !self.is_here(self.slot(index), n) {
@@ -471,14 +482,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     /// Tells whether the registers of group `n` hold the values of a vCPU.
     #[inline]
     pub(super) fn is_here(&self, slot: &FpSlot<F>, n: usize) -> bool {
-        let seat = &self.seats[n];
-        if !R::keeps(Rule::OwnerCheck) {
-            return slot.last_cpu == Some(self.cpu);
-        }
-        if !R::keeps(Rule::VersionCheck) {
-            return seat.owner == Some(slot.id);
-        }
-        seat.stamp == slot.stamps[n]
+        holds::<F, R>(&self.seats[n], slot, n, self.cpu)
     }
 
     pub(super) fn save_all_of(&mut self, file: &mut F::File, index: usize, cause: SaveCause) {
@@ -568,6 +572,18 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     fn take(&mut self, index: usize) -> Box<FpSlot<F>> {
         self.slots[index].take().expect("an FP key names an empty slot")
     }
+}
+
+/// Tells whether the registers behind a seat of group `n` hold the values of a vCPU.
+#[inline]
+fn holds<F: FpContext, R: Rules>(seat: &Seat, slot: &FpSlot<F>, n: usize, cpu: CpuId) -> bool {
+    if !R::keeps(Rule::OwnerCheck) {
+        return slot.last_cpu == Some(cpu);
+    }
+    if !R::keeps(Rule::VersionCheck) {
+        return seat.owner == Some(slot.id);
+    }
+    seat.stamp == slot.stamps[n]
 }
 
 /// Whoever holds an [`FpKey`] has a slot.

@@ -393,7 +393,7 @@ impl<S: Subject, R: Rules> World<S, R> {
         }
         law("exposures seen at the gate", cpus.exposures(), self.exposures)?;
         law("traps", cpus.traps.iter().sum(), self.traps)?;
-        law("requests", cpus.requests, self.granted)
+        law("requests", cpus.requests(), self.granted)
     }
 }
 

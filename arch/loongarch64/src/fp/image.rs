@@ -5,8 +5,6 @@ use alloc::vec;
 
 use kernel::fp::Units;
 
-use super::units::{FPU, LASX, LSX};
-
 /// How many F, VR and XR registers there are.
 pub const REGISTERS: usize = 32;
 
@@ -27,15 +25,12 @@ impl Width {
 
     /// The widest view among `units`.
     pub const fn of(units: Units) -> Option<Self> {
-        if units.contains(LASX) {
-            Some(Self::Lasx)
-        } else if units.contains(LSX) {
-            Some(Self::Lsx)
-        } else if units.contains(FPU) {
-            Some(Self::Fpu)
-        } else {
-            None
-        }
+        // By the bits of FPU, LSX and LASX.
+        const VIEWS: [Option<Width>; 8] = {
+            let (fpu, lsx, lasx) = (Some(Width::Fpu), Some(Width::Lsx), Some(Width::Lasx));
+            [None, fpu, lsx, lsx, lasx, lasx, lasx, lasx]
+        };
+        VIEWS[(units.bits() & 7) as usize]
     }
 
     /// The view and those below it, without which it does not work.
@@ -117,7 +112,7 @@ pub struct Lbt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fp::VECTORS;
+    use crate::fp::{FPU, LSX, VECTORS};
 
     #[test]
     fn a_view_has_those_below_it() {
