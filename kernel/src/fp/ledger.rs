@@ -230,7 +230,7 @@ mod tests {
         let tally = ledger.tally();
         assert_eq!((tally.traps, tally.requests()), ([0, 0, 1, 0, 0, 0, 0, 0], 0));
         assert_eq!((tally.saves(), tally.bytes_in, tally.bytes_out), (6, 528, 63));
-        assert_eq!(tally.named().map(|(_, count)| count).sum::<u64>(), 10 + 528 + 63);
+        assert_eq!(tally.named().map(|(_, count)| count).sum::<u64>(), 11 + 528 + 63);
         assert_eq!(tally.plus(&tally).bytes_in, 1056);
     }
 }
