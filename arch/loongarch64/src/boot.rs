@@ -29,6 +29,34 @@ static mut BOOT_STACK: Stack = Stack([0; STACK_SIZE]);
 /// The top of the stack of the CPU that is being started; written before it is. One CPU starts at a time.
 static SECONDARY_STACK: AtomicU64 = AtomicU64::new(0);
 
+/// The first instructions of any CPU, in direct mode: the windows, mapped mode, and nothing of what firmware left in the
+/// units, the interrupts and the timer. Changes t0.
+macro_rules! into_windows {
+    () => {
+        "
+        li.d $t0, {uncached}
+        csrwr $t0, 0x180
+        li.d $t0, {cached}
+        csrwr $t0, 0x181
+        csrwr $zero, 0x182
+        csrwr $zero, 0x183
+        // In direct mode the upper bits of an address mean nothing: jump to where the linker thinks we are, then turn
+        // the windows on.
+        pcaddi $t0, 4
+        lu52i.d $t0, $t0, {window}
+        jirl $zero, $t0, 0
+        nop
+        li.w $t0, {crmd}
+        csrwr $t0, 0x0
+        csrwr $zero, 0x2
+        csrwr $zero, 0x4
+        csrwr $zero, 0x41
+        ori $t0, $zero, 1
+        csrwr $t0, 0x44
+        "
+    };
+}
+
 /// Entered in direct mode at PLV0 with the arguments of the boot protocol in a0 to a2, which go on to Rust.
 ///
 /// # Safety
@@ -38,25 +66,7 @@ static SECONDARY_STACK: AtomicU64 = AtomicU64::new(0);
 #[unsafe(link_section = ".head")]
 unsafe extern "C" fn _head() -> ! {
     naked_asm!(
-        "li.d $t0, {uncached}",
-        "csrwr $t0, 0x180",
-        "li.d $t0, {cached}",
-        "csrwr $t0, 0x181",
-        "csrwr $zero, 0x182",
-        "csrwr $zero, 0x183",
-        // In direct mode the upper bits of an address mean nothing: jump to where the linker thinks we are, then
-        // turn the windows on.
-        "pcaddi $t0, 4",
-        "lu52i.d $t0, $t0, {window}",
-        "jirl $zero, $t0, 0",
-        "nop",
-        "li.w $t0, {crmd}",
-        "csrwr $t0, 0x0",
-        "csrwr $zero, 0x2",
-        "csrwr $zero, 0x4",
-        "csrwr $zero, 0x41",
-        "ori $t0, $zero, 1",
-        "csrwr $t0, 0x44",
+        into_windows!(),
         "la.pcrel $t0, __bss_start",
         "la.pcrel $t1, __bss_end",
         "1: bgeu $t0, $t1, 2f",
@@ -84,23 +94,7 @@ unsafe extern "C" fn _head() -> ! {
 #[unsafe(naked)]
 pub unsafe extern "C" fn secondary() -> ! {
     naked_asm!(
-        "li.d $t0, {uncached}",
-        "csrwr $t0, 0x180",
-        "li.d $t0, {cached}",
-        "csrwr $t0, 0x181",
-        "csrwr $zero, 0x182",
-        "csrwr $zero, 0x183",
-        "pcaddi $t0, 4",
-        "lu52i.d $t0, $t0, {window}",
-        "jirl $zero, $t0, 0",
-        "nop",
-        "li.w $t0, {crmd}",
-        "csrwr $t0, 0x0",
-        "csrwr $zero, 0x2",
-        "csrwr $zero, 0x4",
-        "csrwr $zero, 0x41",
-        "ori $t0, $zero, 1",
-        "csrwr $t0, 0x44",
+        into_windows!(),
         "la.pcrel $t0, {stack}",
         "ld.d $sp, $t0, 0",
         "move $fp, $zero",

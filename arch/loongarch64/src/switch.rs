@@ -15,6 +15,26 @@ use crate::guest::Frame;
 /// Bytes of stack for what a call has to preserve: ra, fp, s0 to s8, rounded up to 16.
 const SAVED: usize = 96;
 
+/// Puts what a call has to preserve on the stack; `back` takes it off again.
+macro_rules! put_saved {
+    () => {
+        "
+        addi.d $sp, $sp, -{saved}
+        st.d $ra, $sp, 0
+        st.d $fp, $sp, 8
+        st.d $s0, $sp, 16
+        st.d $s1, $sp, 24
+        st.d $s2, $sp, 32
+        st.d $s3, $sp, 40
+        st.d $s4, $sp, 48
+        st.d $s5, $sp, 56
+        st.d $s6, $sp, 64
+        st.d $s7, $sp, 72
+        st.d $s8, $sp, 80
+        "
+    };
+}
+
 /// Runs the guest of `frame` until it takes an exception to the root; returns `ESTAT`.
 ///
 /// # Safety
@@ -24,18 +44,7 @@ const SAVED: usize = 96;
 #[unsafe(naked)]
 pub unsafe extern "C" fn enter(frame: *mut Frame) -> u64 {
     naked_asm!(
-        "addi.d $sp, $sp, -{saved}",
-        "st.d $ra, $sp, 0",
-        "st.d $fp, $sp, 8",
-        "st.d $s0, $sp, 16",
-        "st.d $s1, $sp, 24",
-        "st.d $s2, $sp, 32",
-        "st.d $s3, $sp, 40",
-        "st.d $s4, $sp, 48",
-        "st.d $s5, $sp, 56",
-        "st.d $s6, $sp, 64",
-        "st.d $s7, $sp, 72",
-        "st.d $s8, $sp, 80",
+        put_saved!(),
         "st.d $sp, $a0, {stack}",
         "ld.d $t0, $a0, {pc}",
         "csrwr $t0, 0x6",
@@ -91,18 +100,7 @@ pub unsafe extern "C" fn enter(frame: *mut Frame) -> u64 {
 #[unsafe(naked)]
 unsafe extern "C" fn attempt_raw(f: *const (), argument: u64) -> u64 {
     naked_asm!(
-        "addi.d $sp, $sp, -{saved}",
-        "st.d $ra, $sp, 0",
-        "st.d $fp, $sp, 8",
-        "st.d $s0, $sp, 16",
-        "st.d $s1, $sp, 24",
-        "st.d $s2, $sp, 32",
-        "st.d $s3, $sp, 40",
-        "st.d $s4, $sp, 48",
-        "st.d $s5, $sp, 56",
-        "st.d $s6, $sp, 64",
-        "st.d $s7, $sp, 72",
-        "st.d $s8, $sp, 80",
+        put_saved!(),
         "move $t0, $sp",
         "csrwr $t0, 0x34",
         "move $t0, $a0",
