@@ -296,6 +296,7 @@ impl<H: FpRegs> FpContext for Vectors<H> {
                 sve.zcr = controls.next().unwrap_or(0);
                 if form.shape == WHOLE {
                     sve.form = Form::Sve;
+                    state.bytes = scalable_bytes(sve.registers.length) as u64 + CONTROL_BYTES;
                     sve.registers.words.iter_mut().zip(words).for_each(|(to, word)| *to = word);
                 } else {
                     state.simd.q.iter_mut().zip(words).for_each(|(to, word)| *to = word);
