@@ -1,5 +1,6 @@
 //! One physical CPU: loading a guest into it, running it, and finding out why it stopped.
 
+use arch_common::access::Extend;
 use kernel::addr::{CpuId, Gpa, Ticks};
 use kernel::arch::{Cpu, Fault, Interrupt};
 use kernel::exit::{Access, Crash, Exit, Kicks};
@@ -245,10 +246,7 @@ impl ThisCpu {
     /// Makes one access to a device: the interrupt controller's are answered here, others by the core.
     fn device(&mut self, guest: &mut Guest, chips: &GuestChips, half: Half, at: Gpa, va: Gpa) -> Exit {
         let store = match half {
-            Half::Store { register, width } => {
-                let value = guest.gpr(register);
-                Some(if width == 8 { value } else { value & ((1 << (8 * width)) - 1) })
-            }
+            Half::Store { register, width } => Some(Extend::Zero.fill(guest.gpr(register), width)),
             Half::Load(load) => {
                 guest.pending.load = Some(load);
                 None

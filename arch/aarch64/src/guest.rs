@@ -1,5 +1,6 @@
 //! A vCPU's registers while it is not running, and what the portable core may do to them.
 
+use arch_common::access::Extend;
 use kernel::addr::{Gpa, Ticks};
 use kernel::arch::{Fault, Reply};
 
@@ -133,15 +134,6 @@ pub struct Load {
     pub wide: bool,
 }
 
-/// How a loaded value fills its register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extend {
-    /// Upper bits are zero.
-    Zero,
-    /// Upper bits repeat the sign, up to the register's width.
-    Sign,
-}
-
 /// The work left over when an instruction makes several accesses or writes its base register back.
 #[derive(Clone, Debug, Default)]
 pub struct Pending {
@@ -259,12 +251,7 @@ impl Guest {
 
     /// Completes one load.
     fn finish(&mut self, load: Load, value: u64) {
-        let bits = u32::from(load.width) * 8;
-        let unused = 64 - bits.min(64);
-        let value = match load.extend {
-            Extend::Zero => value << unused >> unused,
-            Extend::Sign => ((value << unused) as i64 >> unused) as u64,
-        };
+        let value = load.extend.fill(value, load.width);
         self.set_gpr(load.register, if load.wide { value } else { value & 0xffff_ffff });
     }
 

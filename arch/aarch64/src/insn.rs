@@ -5,9 +5,10 @@
 //! (DDI0487 C4.1.94). Vector, exclusive and atomic accesses to a device have no sensible meaning and are
 //! answered with an abort.
 
+use arch_common::access::Extend;
 use kernel::addr::Gpa;
 
-use crate::guest::{Extend, Load};
+use crate::guest::Load;
 
 /// One access of an instruction, in the order they are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! From a syndrome to what happened. Pure: the caller reads the registers.
 
+use arch_common::access::Extend;
 use kernel::addr::Gpa;
 
-use crate::guest::{Extend, Load};
+use crate::guest::Load;
 use crate::insn::Half;
 
 /// What an exception from a guest was, decoded from `ESR_EL2`, `FAR_EL2` and `HPFAR_EL2`.

@@ -1,10 +1,12 @@
-//! What both architectures do alike and the portable core must not: touching physical memory and device registers.
+//! What both architectures do alike and the portable core must not: touching physical memory and device registers, and what
+//! an access of a guest does with a value.
 //!
 //! An architecture says with a [`Reach`](ram::Reach) where it sees physical memory; the rest is the same everywhere.
 #![no_std]
 
 extern crate alloc;
 
+pub mod access;
 pub mod mmio;
 pub mod ram;
 pub mod serial;

@@ -1,5 +1,6 @@
 //! One physical CPU: loading a guest into it, running it, and finding out why it stopped.
 
+use arch_common::access::Extend;
 use arch_common::mmio::Mmio;
 use kernel::addr::{CpuId, Gpa, Ticks};
 use kernel::arch::{Cpu, Fault, Interrupt};
@@ -264,10 +265,7 @@ impl ThisCpu {
                 guest.load = Some(load);
                 None
             }
-            Half::Store { register, width } => {
-                let value = guest.reg(register);
-                Some(if width == 8 { value } else { value & ((1 << (8 * width)) - 1) })
-            }
+            Half::Store { register, width } => Some(Extend::Zero.fill(guest.reg(register), width)),
         };
         match chips.access(gpa, width, store) {
             Device::Nothing => Exit::Mmio(Access { at: gpa, va, width, store }),

@@ -5,7 +5,9 @@
 //! that no processor has: they read as zero and ignore writes (LoongArch Vol.1 4.2.1). So a guest finds no
 //! watchpoint (`MWPC`, `FWPC`), never is in debug mode (`DBG`) and never had a machine error (`MERRCTL`).
 
-use crate::guest::{Extend, Guest, Shadow};
+use arch_common::access::Extend;
+
+use crate::guest::{Guest, Shadow};
 use crate::insn::is_cacop;
 
 /// A decoded instruction.

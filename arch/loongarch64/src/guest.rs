@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 
+use arch_common::access::Extend;
 use kernel::addr::{Gpa, Ticks};
 use kernel::arch::{Fault, Reply};
 
@@ -183,26 +184,6 @@ pub struct Load {
     pub width: u8,
     /// How the value fills the register.
     pub extend: Extend,
-}
-
-/// How a loaded value fills its register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extend {
-    /// Upper bits are zero.
-    Zero,
-    /// Upper bits repeat the sign.
-    Sign,
-}
-
-impl Extend {
-    /// The low `width` bytes of `value`, extended to 64 bits.
-    pub fn fill(self, value: u64, width: u8) -> u64 {
-        let unused = 64 - (u32::from(width) * 8).clamp(8, 64);
-        match self {
-            Extend::Zero => value << unused >> unused,
-            Extend::Sign => ((value << unused) as i64 >> unused) as u64,
-        }
-    }
 }
 
 /// Where the answer to a call goes.

@@ -5,7 +5,9 @@
 //! Vector, floating-point, bound-checked, exclusive and atomic accesses to a device have no sensible meaning: of
 //! those only the address is decoded, for the exception that the guest is given.
 
-use crate::guest::{Extend, Load};
+use arch_common::access::Extend;
+
+use crate::guest::Load;
 
 /// One access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
