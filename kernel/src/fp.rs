@@ -59,7 +59,7 @@ pub const MAX_GROUPS: usize = 2;
 ///
 /// None of these methods decides anything; all are called by [`FpUnit`] only, with interrupts off.
 ///
-/// `save`, `restore` and `fill` may have to open the units for the hypervisor itself and may leave them open:
+/// `save`, `restore`, `fill` and `is_blank` may have to open the units for the hypervisor itself and may leave them open:
 /// the caller follows up with `expose` or `conceal` before a guest runs.
 pub trait FpContext: Sized {
     /// The registers of one physical CPU. Holding it is the right to use them.
@@ -102,6 +102,9 @@ pub trait FpContext: Sized {
     /// Writes `pattern` to every data register of `units` and a harmless value to their control registers.
     /// Zero wipes; anything else is paint that nobody may ever see.
     fn fill(file: &mut Self::File, units: Units, pattern: u64);
+
+    /// Tells whether the registers of `group` hold nothing but what [`fill`](Self::fill) with zero leaves. For the auditor.
+    fn is_blank(file: &mut Self::File, group: Units) -> bool;
 
     /// Tells whether the registers of a group may hold values that no exposure reaches, because the image they were
     /// loaded from last has shorter registers than one before it. [`fill`](Self::fill) leaves none.

@@ -13,10 +13,12 @@
 mod file;
 mod image;
 mod length;
+mod steps;
 
 pub use file::File;
 pub use image::{Form, Registers, Scalable, Vectors};
 pub use length::{Length, Lengths};
+pub use steps::Step;
 
 use kernel::fp::Units;
 

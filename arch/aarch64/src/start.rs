@@ -168,6 +168,8 @@ fn start_machine(
     let tree = &source.tree;
     let text = |complaint: kernel::fdt::Complaint<'_>| complaint.to_string();
     let gic = platform::gic(tree).map_err(text)?;
+    #[cfg(feature = "broken-rules")]
+    kernel::fp::rules::broken::choose::<crate::fp::Step>(board::bootargs(tree).unwrap_or(""))?;
     check_cpu()?;
     let (mut memory, unmapped) = start::count_memory(source, image)?;
     let cpus = count_cpus(tree)?;

@@ -223,6 +223,13 @@ impl FpContext for Regs {
         }
     }
 
+    fn is_blank(file: &mut File, group: Units) -> bool {
+        let main = group.intersects(MAIN).then_some((&file.main[..], &file.mode));
+        let extra = group.contains(EXTRA).then_some(&file.extra);
+        main.is_none_or(|(main, mode)| *mode == 0 && main.iter().all(|value| *value == 0))
+            && extra.is_none_or(|extra| extra.iter().all(|value| *value == 0))
+    }
+
     fn bytes(&self, units: Units) -> u64 {
         let main = match (units.contains(VECTOR), units.contains(SCALAR)) {
             (true, _) => 8 * MAIN_REGS as u64 + 8,

@@ -23,10 +23,11 @@ use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::mem::size_of;
 
+use kernel::fp::rules::{InForce, Rules, Sound};
 use kernel::fp::{self, FpContext, Register, SnapshotError, Units};
 
 pub use image::{Image, Lbt, Line, REGISTERS, Width};
-pub use steps::{Every, Step, Steps};
+pub use steps::Step;
 pub use units::{FPU, LASX, LBT, LSX, List, UnitsError, VECTORS, from_cpucfg, hide_others, parse, widest};
 
 /// FCSR0.
@@ -149,10 +150,10 @@ impl<H: FpRegs> File<H> {
 
     /// Opens some views of the registers and tells whether they can be twisted. Then TOP is open as well.
     #[inline]
-    fn open_registers<S: Steps>(&mut self, views: Units) -> Twist {
+    fn open_registers<S: Rules<Step>>(&mut self, views: Units) -> Twist {
         let lbt = self.present & LBT;
-        self.open(if S::takes(Step::OpenForTop) { views | lbt } else { views });
-        if lbt.is_empty() && S::takes(Step::GateLbt) { Twist::Never } else { Twist::Possible }
+        self.open(if S::keeps(Step::OpenForTop) { views | lbt } else { views });
+        if lbt.is_empty() && S::keeps(Step::GateLbt) { Twist::Never } else { Twist::Possible }
     }
 
     /// Gives the registers the names that they have with TM clear. What FCSR holds is lost.
@@ -195,7 +196,7 @@ enum Twist {
 
 /// A guest's state in memory.
 #[derive(Debug)]
-pub struct Fp<H, S = Every> {
+pub struct Fp<H, S = InForce> {
     limit: Units,
     image: Image,
     status: Status,
@@ -220,7 +221,7 @@ impl<H, S> Fp<H, S> {
     }
 }
 
-impl<H: FpRegs, S: Steps> Fp<H, S> {
+impl<H: FpRegs, S: Rules<Step>> Fp<H, S> {
     /// Saves the registers; returns the units that it destroyed.
     #[inline]
     fn save_registers(&mut self, file: &mut File<H>, width: Width, views: Units) -> Units {
@@ -228,35 +229,35 @@ impl<H: FpRegs, S: Steps> Fp<H, S> {
         let mut destroyed = Units::empty();
         self.status.fcsr = file.hardware.fcsr();
         if twist == Twist::Possible {
-            if S::takes(Step::KeepTop) {
+            if S::keeps(Step::KeepTop) {
                 self.status.top = file.hardware.top();
             }
-            if self.status.fcsr & fcsr::TM != 0 && S::takes(Step::UntwistToSave) {
+            if self.status.fcsr & fcsr::TM != 0 && S::keeps(Step::UntwistToSave) {
                 file.untwist();
                 destroyed = VECTORS;
             }
         }
-        let form = if S::takes(Step::KeepForm) { self.image.form.max(width) } else { width };
+        let form = if S::keeps(Step::KeepForm) { self.image.form.max(width) } else { width };
         self.image.form = form;
         file.hardware.store(width, form, &mut self.image.lines[..form.lines()]);
         self.status.fcc = file.hardware.fcc();
-        if S::takes(Step::OwnUp) { destroyed } else { Units::empty() }
+        if S::keeps(Step::OwnUp) { destroyed } else { Units::empty() }
     }
 
     #[inline]
     fn load_registers(&self, file: &mut File<H>, width: Width, views: Units) {
         let twist = file.open_registers::<S>(views);
         // TM may be left over from registers that were given up unsaved.
-        if twist == Twist::Possible && file.hardware.fcsr() & fcsr::TM != 0 && S::takes(Step::UntwistToLoad) {
+        if twist == Twist::Possible && file.hardware.fcsr() & fcsr::TM != 0 && S::keeps(Step::UntwistToLoad) {
             file.untwist();
         }
-        if !S::takes(Step::StatusLast) {
+        if !S::keeps(Step::StatusLast) {
             self.load_status(file, twist);
         }
         let form = self.image.form;
-        let width = if S::takes(Step::ZeroAbove) { width } else { width.min(form) };
+        let width = if S::keeps(Step::ZeroAbove) { width } else { width.min(form) };
         file.hardware.load(width, form, &self.image.lines[..form.lines()]);
-        if S::takes(Step::StatusLast) {
+        if S::keeps(Step::StatusLast) {
             self.load_status(file, twist);
         }
     }
@@ -272,7 +273,7 @@ impl<H: FpRegs, S: Steps> Fp<H, S> {
     }
 }
 
-impl<H: FpRegs, S: Steps> FpContext for Fp<H, S> {
+impl<H: FpRegs, S: Rules<Step>> FpContext for Fp<H, S> {
     type File = File<H>;
     /// The units that a guest has. Each comes with those it does not work without, as [`parse`] sees to.
     type Limit = Units;
@@ -296,7 +297,7 @@ impl<H: FpRegs, S: Steps> FpContext for Fp<H, S> {
     fn closure(&self, touched: Units) -> Units {
         // Each view needs those below it, whose bits are below its bit, and LBT the first of them.
         let views = touched.bits() & VECTORS.bits();
-        let fpu = if S::takes(Step::LbtNeedsFpu) { (touched & LBT).bits() >> 3 } else { 0 };
+        let fpu = if S::keeps(Step::LbtNeedsFpu) { (touched & LBT).bits() >> 3 } else { 0 };
         touched | Units::from_bits_retain(views >> 1 | views >> 2 | fpu)
     }
 
@@ -337,7 +338,7 @@ impl<H: FpRegs, S: Steps> FpContext for Fp<H, S> {
         if units.intersects(VECTORS)
             && let Some(width) = Width::of(file.present)
         {
-            if file.open_registers::<Every>(width.units()) == Twist::Possible {
+            if file.open_registers::<Sound>(width.units()) == Twist::Possible {
                 file.untwist();
                 file.hardware.set_top(0);
             }
@@ -348,6 +349,14 @@ impl<H: FpRegs, S: Steps> FpContext for Fp<H, S> {
         if units.contains(LBT) && file.present.contains(LBT) {
             file.open(LBT).fill_lbt(pattern);
         }
+    }
+
+    fn is_blank(file: &mut File<H>, group: Units) -> bool {
+        let units = group & file.present;
+        let mut found = <Fp<H, Sound>>::new(units);
+        found.save(file, units);
+        let mut words = found.image.lines.iter().flat_map(|line| line.0);
+        (found.status, found.lbt) == (Status::default(), Lbt::default()) && words.all(|word| word == 0)
     }
 
     fn bytes(&self, units: Units) -> u64 {

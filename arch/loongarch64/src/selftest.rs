@@ -16,10 +16,11 @@ use alloc::sync::Arc;
 use core::fmt;
 
 use kernel::addr::{CpuId, VcpuId};
+use kernel::fp::rules::{Rules, Sound};
 use kernel::fp::{AuditSwitch, FpContext, FpKey, FpSlot, FpUnit, Policy, PolicyCell, Touch, Units};
 
 use crate::fp::{
-    Every, FPU, File, Fp, FpRegs, LASX, LBT, LSX, Lbt, Line, List, REGISTERS, Steps, VECTORS, Width, fcsr,
+    FPU, File, Fp, FpRegs, LASX, LBT, LSX, Lbt, Line, List, REGISTERS, Step, VECTORS, Width, fcsr,
 };
 
 /// The exception that an instruction of a unit raises while EUEN has its bit clear: FPD, SXD, ASXD, BTD.
@@ -113,11 +114,11 @@ pub fn run<H: FpRegs>(
     file: &mut File<H>,
     touch: impl FnMut(&mut H, Units) -> Option<u64>,
 ) -> Result<Summary, String> {
-    run_with::<H, Every>(file, touch)
+    run_with::<H, Sound>(file, touch)
 }
 
 /// The same, with steps left out, in tests.
-fn run_with<H: FpRegs, S: Steps>(
+fn run_with<H: FpRegs, S: Rules<Step>>(
     file: &mut File<H>,
     touch: impl FnMut(&mut H, Units) -> Option<u64>,
 ) -> Result<Summary, String> {
@@ -158,7 +159,7 @@ impl<H: FpRegs, T: FnMut(&mut H, Units) -> Option<u64>> Bench<'_, H, T> {
         }
     }
 
-    fn run<S: Steps>(&mut self) -> Result<Summary, String> {
+    fn run<S: Rules<Step>>(&mut self) -> Result<Summary, String> {
         let present = self.file.present();
         let mut summary = Summary { present, checks: 0, above: None, raised: Raised::Taken, twist: None };
         if present.contains(FPU) {
@@ -176,7 +177,7 @@ impl<H: FpRegs, T: FnMut(&mut H, Units) -> Option<u64>> Bench<'_, H, T> {
     }
 
     /// EUEN lets through what is exposed and stops everything else with the right exception.
-    fn gates<S: Steps>(&mut self, present: Units) -> Result<(), String> {
+    fn gates<S: Rules<Step>>(&mut self, present: Units) -> Result<(), String> {
         let context = Fp::<H, S>::new(present);
         for view in VIEWS {
             for shown in [view, view | LBT] {
@@ -197,7 +198,7 @@ impl<H: FpRegs, T: FnMut(&mut H, Units) -> Option<u64>> Bench<'_, H, T> {
     }
 
     /// Two guests under one policy, with every pair of views.
-    fn guests<S: Steps>(&mut self, policy: Policy, audit: fn() -> AuditSwitch) -> Result<(), String> {
+    fn guests<S: Rules<Step>>(&mut self, policy: Policy, audit: fn() -> AuditSwitch) -> Result<(), String> {
         let present = self.file.present();
         let units = [FPU, LSX, LASX, LBT].into_iter().filter(|unit| present.contains(*unit));
         for first in units.clone() {
@@ -276,7 +277,7 @@ impl<H: FpRegs, T: FnMut(&mut H, Units) -> Option<u64>> Bench<'_, H, T> {
 }
 
 /// Two guests that live on this CPU.
-struct Stage<H: FpRegs, S: Steps> {
+struct Stage<H: FpRegs, S: Rules<Step>> {
     unit: FpUnit<Fp<H, S>>,
     guests: [Box<Pretender>; 2],
     running: Option<usize>,
@@ -296,7 +297,7 @@ struct Pretender {
     lbt: Lbt,
 }
 
-impl<H: FpRegs, S: Steps> Stage<H, S> {
+impl<H: FpRegs, S: Rules<Step>> Stage<H, S> {
     fn new(policy: Policy, audit: Arc<AuditSwitch>, limit: Units) -> Self {
         let mut unit = FpUnit::new(CpuId(0), audit);
         let policy = Arc::new(PolicyCell::new(policy));

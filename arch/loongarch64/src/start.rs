@@ -246,6 +246,8 @@ fn start_machine(
     console: &'static Console,
 ) -> Result<core::convert::Infallible, Failure> {
     let tree = &source.tree;
+    #[cfg(feature = "broken-rules")]
+    kernel::fp::rules::broken::choose::<crate::fp::Step>(board::bootargs(tree).unwrap_or(""))?;
     let (mut memory, _) = start::count_memory(source, image)?;
     let cpus = count_cpus(tree);
     CORES.call_once(|| cpus.clone());

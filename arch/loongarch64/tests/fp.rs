@@ -8,11 +8,11 @@ mod laws;
 mod model;
 
 use arch_loongarch64::fp::{FPU, FpRegs};
-use arch_loongarch64::fp::{File, Fp, LASX, LBT, LSX, REGISTERS, Step, Steps, VECTORS, Width, fcsr};
+use arch_loongarch64::fp::{File, Fp, LASX, LBT, LSX, REGISTERS, Step, VECTORS, Width, fcsr};
 use guest::{Mind, Op};
-use kernel::fp::rules::{Rule, Sound};
+use kernel::fp::rules::{Rule, Sound, Switch, Without};
 use kernel::fp::{FpContext, Policy, Units};
-use laws::{Action, After, Mishap, Moved, Subject, audited_script, config, mutants, play, wide_world};
+use laws::{Action, After, Mishap, Moved, Subject, audited_script, config, mutants, play, steps, wide_world};
 use model::{Kind, Model, raised};
 use proptest::prelude::*;
 
@@ -33,15 +33,6 @@ const PLAIN: usize = 3;
 /// No step.
 const NONE: u8 = u8::MAX;
 
-/// Takes all steps but one.
-struct But<const STEP: u8>;
-
-impl<const STEP: u8> Steps for But<STEP> {
-    fn takes(step: Step) -> bool {
-        step as u8 != STEP
-    }
-}
-
 /// CPUs of one kind, with a context that leaves out one step.
 #[derive(Clone, Debug)]
 struct Loong<const KIND: usize, const STEP: u8 = NONE>;
@@ -50,7 +41,7 @@ type Full = Loong<FULL>;
 type World = laws::World<Full, Sound>;
 
 impl<const KIND: usize, const STEP: u8> Subject for Loong<KIND, STEP> {
-    type Context = Fp<Model, But<STEP>>;
+    type Context = Fp<Model, Without<STEP>>;
     type Mind = Mind;
     type Op = Op;
 
@@ -249,71 +240,18 @@ fn lbt_that_is_here_waits_for_a_touch_if_the_fpu_has_to_be_loaded() {
     assert_eq!((tally.loads, tally.skips), (3, 1));
 }
 
-mutants! {
-    Full {
-        owner_check: OwnerCheck,
-        version_check: VersionCheck,
-        renew_stamp: RenewStamp,
-        rehome: Rehome,
-        save_before_widening: SaveBeforeWidening,
-        save_before_eviction: SaveBeforeEviction,
-        save_at_leave: SaveAtLeave,
-        flush_on_discharge: FlushOnDischarge,
-        save_on_flush: SaveOnFlush,
-        forget_on_flush: ForgetOnFlush,
-        forget_destroyed: ForgetDestroyed,
-        wipe_on_dismiss: WipeOnDismiss,
-        wipe_on_purge: WipeOnPurge,
-        expose_only_valid: ExposeOnlyValid,
-        conceal_at_leave: ConcealAtLeave,
-        cover_afterwards: CoverAfterwards,
-        refuse_absent: RefuseAbsent,
-        save_before_snapshot: SaveBeforeSnapshot,
-        reexpose_afterwards: ReexposeAfterwards,
-        abandon_on_replace: AbandonOnReplace,
-        restamp_on_replace: RestampOnReplace,
-    }
-}
-
-#[test]
-fn every_rule_is_broken_that_makes_a_difference_here() {
-    // What a load needs does not depend on the form of an image.
-    let all: Vec<Rule> = Rule::ALL.into_iter().filter(|rule| *rule != Rule::CloseLate).collect();
-    assert_eq!(without::BROKEN, all);
-}
-
-/// Leaves out each step in turn.
-macro_rules! steps {
-    ($($name:ident: $kind:ident, $step:ident;)*) => {
-        mod left_out {
-            use super::*;
-            $(
-                #[test]
-                fn $name() {
-                    type Lame = Loong<$kind, { Step::$step as u8 }>;
-                    let found = laws::survives::<Lame, Sound>();
-                    println!("{:?}: noticed after {found:?} scripts", Step::$step);
-                    assert!(found.is_some(), "{:?} can be left out and nobody notices", Step::$step);
-                }
-            )*
-
-            #[test]
-            fn every_step_is_left_out_once() {
-                assert_eq!([$(Step::$step),*], Step::ALL);
-            }
-        }
-    };
-}
+// What a load needs does not depend on the form of an image.
+mutants!(Full, but CloseLate);
 
 steps! {
-    untwist_to_save: FULL, UntwistToSave;
-    untwist_to_load: FULL, UntwistToLoad;
-    keep_top: FULL, KeepTop;
-    status_last: FULL, StatusLast;
-    own_up: FULL, OwnUp;
-    keep_form: FULL, KeepForm;
-    zero_above: FULL, ZeroAbove;
-    gate_lbt: PLAIN, GateLbt;
-    open_for_top: FULL, OpenForTop;
-    lbt_needs_fpu: FULL, LbtNeedsFpu;
+    untwist_to_save: Loong<FULL, UntwistToSave>;
+    untwist_to_load: Loong<FULL, UntwistToLoad>;
+    keep_top: Loong<FULL, KeepTop>;
+    status_last: Loong<FULL, StatusLast>;
+    own_up: Loong<FULL, OwnUp>;
+    keep_form: Loong<FULL, KeepForm>;
+    zero_above: Loong<FULL, ZeroAbove>;
+    gate_lbt: Loong<PLAIN, GateLbt>;
+    open_for_top: Loong<FULL, OpenForTop>;
+    lbt_needs_fpu: Loong<FULL, LbtNeedsFpu>;
 }

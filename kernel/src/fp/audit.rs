@@ -6,6 +6,9 @@ use super::rules::Rules;
 use super::{FpContext, FpUnit, Units};
 use crate::addr::VcpuId;
 
+/// What the auditor paints registers with that hold nothing. No meaning, but easy to recognise in a dump.
+const PAINT: u64 = 0xfee1_dead_fee1_dead;
+
 /// Turns the auditor on and off, for all CPUs that share it, at any time. A CPU notices when its next turn
 /// starts. In debug builds it starts switched on.
 #[derive(Debug)]
@@ -67,9 +70,40 @@ pub enum Breach {
     Ghost(Units),
     /// Registers are newer than an image that is not here, or not the one they belong to.
     Homeless(VcpuId),
+    /// Registers still hold something after they were wiped, because a vCPU ended.
+    Remains(VcpuId),
 }
 
 impl<F: FpContext, R: Rules> FpUnit<F, R> {
+    /// Paints what holds nothing, and compares belief and hardware.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn inspect(&mut self, file: &mut F::File) {
+        for (n, &group) in F::GROUPS.iter().enumerate() {
+            let seat = &mut self.seats[n];
+            if seat.valid.is_empty() && !seat.painted {
+                F::fill(file, group, PAINT);
+                seat.loaded = Units::empty();
+                seat.painted = true;
+            }
+        }
+        self.cover(file);
+        if let Err(breach) = self.audit(file) {
+            self.report(breach);
+        }
+    }
+
+    /// Looks whether the registers of `group` are wiped.
+    pub(super) fn inspect_wiped(&self, file: &mut F::File, group: Units, id: VcpuId) {
+        if self.audit.is_on() && !F::is_blank(file, group) {
+            self.report(Breach::Remains(id));
+        }
+    }
+
+    fn report(&self, breach: Breach) -> ! {
+        panic!("FP audit on CPU {}: {breach:?}", self.cpu.0);
+    }
+
     /// Compares belief and hardware. Changes nothing.
     ///
     /// # Errors

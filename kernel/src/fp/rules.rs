@@ -3,7 +3,32 @@
 //! A test that cannot fail proves nothing. Every check and every step that keeps one guest's registers from
 //! another's eyes is named here, and the machine asks [`Rules::keeps`] before it follows one. In the product
 //! the answer is [`Sound`]'s constant `true`, so nothing remains of the question. `tests/fp.rs` breaks
-//! the rules one at a time and demands that the property test notices each.
+//! the rules one at a time and demands that the property test notices each. An architecture names the steps of
+//! its own saves and loads in the same way.
+
+use core::fmt::Debug;
+
+#[cfg(feature = "broken-rules")]
+pub mod broken;
+
+/// What an image follows: every rule, unless it was built to be broken.
+#[cfg(not(feature = "broken-rules"))]
+pub type InForce = Sound;
+/// What an image follows that was built to be broken.
+#[cfg(feature = "broken-rules")]
+pub type InForce = broken::AllButOne;
+
+/// Something that tests can switch off: a [`Rule`] of the machine, or a step of an architecture.
+pub trait Switch: Copy + Debug + PartialEq + 'static {
+    /// All of them.
+    const ALL: &'static [Self];
+
+    /// Its number. Rules count from 0, steps from [`FIRST_STEP`], so that in an image each number is one thing's.
+    fn number(self) -> u8;
+}
+
+/// The number of an architecture's first step.
+pub const FIRST_STEP: u8 = 64;
 
 /// A rule of the FP machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +80,8 @@ pub enum Rule {
     RestampOnReplace,
 }
 
-impl Rule {
-    /// All rules.
-    pub const ALL: [Self; 22] = [
+impl Switch for Rule {
+    const ALL: &'static [Self] = &[
         Self::OwnerCheck,
         Self::VersionCheck,
         Self::RenewStamp,
@@ -81,21 +105,35 @@ impl Rule {
         Self::AbandonOnReplace,
         Self::RestampOnReplace,
     ];
+
+    fn number(self) -> u8 {
+        self as u8
+    }
 }
 
-/// Tells which rules a machine follows.
-pub trait Rules {
-    /// Tells whether the machine follows `rule`.
-    fn keeps(rule: Rule) -> bool;
+/// Tells which rules are followed.
+pub trait Rules<T: Switch = Rule> {
+    /// Tells whether `rule` is followed.
+    fn keeps(rule: T) -> bool;
 }
 
 /// Follows every rule: the product.
 #[derive(Debug)]
 pub struct Sound;
 
-impl Rules for Sound {
+impl<T: Switch> Rules<T> for Sound {
     #[inline(always)]
-    fn keeps(_: Rule) -> bool {
+    fn keeps(_: T) -> bool {
         true
+    }
+}
+
+/// Follows all rules but the one with this number.
+#[derive(Debug)]
+pub struct Without<const NUMBER: u8>;
+
+impl<const NUMBER: u8, T: Switch> Rules<T> for Without<NUMBER> {
+    fn keeps(rule: T) -> bool {
+        rule.number() != NUMBER
     }
 }

@@ -7,14 +7,11 @@ use core::marker::PhantomData;
 
 use super::habit::Dice;
 use super::policy::{AtArrive, AtLeave};
-use super::rules::{Rule, Rules, Sound};
+use super::rules::{InForce, Rule, Rules};
 use super::stamp::{Stamp, Stamps};
 use super::witness::{Deeds, Witness};
 use super::{AuditSwitch, Event, FpContext, FpSlot, Ledger, MAX_GROUPS, Policy, Resident, SaveCause, Units};
 use crate::addr::{CpuId, VcpuId};
-
-/// What the auditor paints registers with that hold nothing. No meaning, but easy to recognise in a dump.
-const PAINT: u64 = 0xfee1_dead_fee1_dead;
 
 /// The bit of [`FpUnit::pending`] that sends every entry of a turn through the auditor.
 const AUDIT: u16 = 1 << 8;
@@ -58,9 +55,9 @@ pub(super) struct Seat {
     pub(super) dirty: Units,
     /// The units that were loaded, by anyone, since the registers were last filled. What is not also valid
     /// holds somebody's remains.
-    loaded: Units,
+    pub(super) loaded: Units,
     /// Whether the auditor painted them since they were last loaded.
-    painted: bool,
+    pub(super) painted: bool,
 }
 
 impl Seat {
@@ -74,7 +71,7 @@ impl Seat {
 ///
 /// A turn is `arrive`, any number of `enter` and `request`, `leave`. Everything is called on the unit's own
 /// CPU with interrupts off.
-pub struct FpUnit<F: FpContext, R: Rules = Sound> {
+pub struct FpUnit<F: FpContext, R: Rules = InForce> {
     /// Units the running guest asked for and does not have yet, and [`AUDIT`]. First, because `enter` reads it
     /// on each way into a guest.
     pub(super) pending: u16,
@@ -91,7 +88,7 @@ pub struct FpUnit<F: FpContext, R: Rules = Sound> {
     pub(super) dice: Dice,
     /// What [`residents`](Self::residents) tells is not what it told before.
     moved: bool,
-    cpu: CpuId,
+    pub(super) cpu: CpuId,
     stamps: Stamps,
     ledger: Arc<Ledger>,
     pub(super) witness: Option<Witness>,
@@ -99,7 +96,7 @@ pub struct FpUnit<F: FpContext, R: Rules = Sound> {
     /// and from what was exposed when it ended.
     pub(super) deeds: [Deeds; MAX_GROUPS],
     pub(super) shown: Units,
-    audit: Arc<AuditSwitch>,
+    pub(super) audit: Arc<AuditSwitch>,
     rules: PhantomData<R>,
 }
 
@@ -513,6 +510,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             if R::keeps(rule) {
                 F::fill(file, group, 0);
             }
+            self.inspect_wiped(file, group, id);
             self.note_gone(n);
             self.seats[n] = Seat::default();
             self.moved = true;
@@ -528,24 +526,6 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             _ if !R::keeps(Rule::CoverAfterwards) => {}
             Some(_) if !self.exposed.is_empty() => F::expose(file, self.exposed),
             _ => F::conceal(file),
-        }
-    }
-
-    /// Paints what holds nothing, and compares belief and hardware.
-    #[cold]
-    #[inline(never)]
-    fn inspect(&mut self, file: &mut F::File) {
-        for (n, &group) in F::GROUPS.iter().enumerate() {
-            let seat = &mut self.seats[n];
-            if seat.valid.is_empty() && !seat.painted {
-                F::fill(file, group, PAINT);
-                seat.loaded = Units::empty();
-                seat.painted = true;
-            }
-        }
-        self.cover(file);
-        if let Err(breach) = self.audit(file) {
-            panic!("FP audit on CPU {}: {breach:?}", self.cpu.0);
         }
     }
 

@@ -3,8 +3,8 @@
 
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail, ensure};
-use kernel::fp::rules::Rule;
-use std::collections::BTreeMap;
+use kernel::fp::rules::{Rule, Switch};
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{ExitCode, Stdio};
 
 /// The subjects on whose registers rules are broken: a package with a test `fp` each.
@@ -36,8 +36,8 @@ pub(crate) fn run(workspace: &Workspace, what: &str) -> Result<ExitCode> {
 
 /// Runs the mutants of a package.
 fn play(workspace: &Workspace, package: &str) -> Result<BTreeMap<String, Fate>> {
-    // Not `--quiet`, with which names are dots.
-    let mut command = workspace.cargo(&["test", "-p", package, "--test", "fp", "--", "without::"]);
+    let words = ["test", "--quiet", "-p", package, "--test", "fp", "--", "without", "--show-output"];
+    let mut command = workspace.cargo(&words);
     let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     let fates = read(&String::from_utf8_lossy(&output.stdout));
     if fates.is_empty() {
@@ -46,17 +46,17 @@ fn play(workspace: &Workspace, package: &str) -> Result<BTreeMap<String, Fate>> 
     Ok(fates)
 }
 
-/// Reads lines `test without::NAME ... ok`.
+/// Reads lines `without RULE: noticed after N scripts` and `without RULE: survived`.
 fn read(output: &str) -> BTreeMap<String, Fate> {
     let line = |line: &str| {
-        let (name, result) = line.strip_prefix("test without::")?.split_once(" ... ")?;
-        let fate = if result.trim() == "ok" { Fate::Noticed } else { Fate::Survived };
-        Some((name.to_string(), fate))
+        let (rule, fate) = line.strip_prefix("without ")?.split_once(": ")?;
+        let fate = if fate.starts_with("noticed") { Fate::Noticed } else { Fate::Survived };
+        Some((rule.to_string(), fate))
     };
     output.lines().filter_map(line).collect()
 }
 
-/// Writes a row for each rule. A rule is kept honest if somebody notices that it is broken, and nobody misses it who
+/// Writes a row for each rule, and for each step of an architecture. A rule is kept honest if somebody notices that it is broken, and nobody misses it who
 /// looks for it.
 fn table(fates: &[BTreeMap<String, Fate>]) -> (String, usize, usize) {
     let mut text = format!("{:<22}", "rule switched off");
@@ -64,9 +64,11 @@ fn table(fates: &[BTreeMap<String, Fate>]) -> (String, usize, usize) {
     text.truncate(text.trim_end().len());
     text.push('\n');
     let (mut passed, mut failed) = (0, 0);
-    for rule in Rule::ALL {
-        let name = format!("{rule:?}");
-        let found: Vec<Option<Fate>> = fates.iter().map(|all| all.get(&snake(&name)).copied()).collect();
+    let rules: Vec<String> = Rule::ALL.iter().map(|rule| format!("{rule:?}")).collect();
+    let steps: BTreeSet<&String> =
+        fates.iter().flat_map(BTreeMap::keys).filter(|name| !rules.contains(name)).collect();
+    for name in rules.iter().chain(steps) {
+        let found: Vec<Option<Fate>> = fates.iter().map(|all| all.get(name).copied()).collect();
         text.push_str(&format!("{name:<22}"));
         for fate in &found {
             let word = match fate {
@@ -87,32 +89,20 @@ fn table(fates: &[BTreeMap<String, Fate>]) -> (String, usize, usize) {
     (text, passed, failed)
 }
 
-/// Makes `a_name` of `AName`.
-fn snake(name: &str) -> String {
-    let mut snake = String::new();
-    for letter in name.chars() {
-        if letter.is_ascii_uppercase() && !snake.is_empty() {
-            snake.push('_');
-        }
-        snake.push(letter.to_ascii_lowercase());
-    }
-    snake
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_rule_fails_that_nobody_notices_or_that_somebody_misses() {
-        let ok = Rule::ALL.map(|rule| format!("test without::{} ... ok", snake(&format!("{rule:?}"))));
-        let all = read(&ok.join("\n"));
+        let all = Rule::ALL.iter().map(|rule| format!("without {rule:?}: noticed after 3 scripts\n"));
+        let all = read(&all.collect::<String>());
         assert_eq!(all.len(), Rule::ALL.len());
         let none = BTreeMap::new();
         let (text, passed, failed) = table(&[all.clone(), none.clone(), none.clone()]);
         assert_eq!((passed, failed), (Rule::ALL.len(), 0));
         assert!(text.contains("OwnerCheck            noticed       -             -\n"), "{text}");
-        let missed = read("test without::owner_check ... FAILED\ntest other ... ok");
+        let missed = read("without OwnerCheck: survived\ntest other ... ok");
         let (text, _, failed) = table(&[all, missed, none.clone()]);
         assert!(failed == 1 && text.contains("SURVIVED"), "{text}");
         assert_eq!(table(&[none.clone(), none.clone(), none]).1, 0);

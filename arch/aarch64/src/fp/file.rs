@@ -80,17 +80,33 @@ impl<H: FpRegs> File<H> {
             "vectors of {length:?} on a CPU with {:?}",
             self.lengths
         );
-        if self.cptr & (cptr::TFP | cptr::TZ) != 0 {
-            self.cptr = self.concealed & !(cptr::TFP | cptr::TZ);
-            self.hardware.set_cptr(self.cptr);
-            self.hardware.sync();
-        }
+        self.open_as_it_is();
         if self.length != Some(length) {
             self.hardware.set_zcr_el2(length.len_field());
             self.length = Some(length);
             self.reach = self.reach.max(self.length);
         }
         &mut self.hardware
+    }
+
+    /// Lets EL2 use the scalable registers at whatever length they have.
+    #[inline]
+    pub(super) fn open_as_it_is(&mut self) -> &mut H {
+        if self.cptr & (cptr::TFP | cptr::TZ) != 0 {
+            self.cptr = self.concealed & !(cptr::TFP | cptr::TZ);
+            self.hardware.set_cptr(self.cptr);
+            self.hardware.sync();
+        }
+        &mut self.hardware
+    }
+
+    /// Shortens the vectors to 128 bits for a moment: what must never happen to registers that hold somebody's values.
+    pub(super) fn shorten(&mut self) {
+        if let Some(length) = self.length {
+            let hardware = self.open_wide(length);
+            hardware.set_zcr_el2(0);
+            hardware.set_zcr_el2(length.len_field());
+        }
     }
 
     /// Tells whether registers may hold values beyond the vector length.

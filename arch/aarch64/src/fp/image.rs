@@ -6,9 +6,10 @@ use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::mem::size_of;
 
+use kernel::fp::rules::{InForce, Rules, Sound};
 use kernel::fp::{self, FpContext, Register, SnapshotError, Units};
 
-use super::{File, FpRegs, Length, SIMD, SVE};
+use super::{File, FpRegs, Length, SIMD, SVE, Step};
 
 /// The registers of the SIMD unit, in the layout that the leaf loads and stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,16 +115,16 @@ struct Sve {
 /// uses SIMD alone has zeroes there, and no predicates: 528 bytes say everything. An image starts in that form, goes over
 /// to the other when scalable registers are saved, and comes back when a guest is found to have left nothing in them.
 #[derive(Debug)]
-pub struct Vectors<H> {
+pub struct Vectors<H, S = InForce> {
     /// FPSR and FPCR are always here.
     simd: Registers,
     sve: Option<Sve>,
     /// What is moved with SVE, by the form.
     bytes: u64,
-    hardware: PhantomData<fn(H)>,
+    hardware: PhantomData<fn(H, S)>,
 }
 
-impl<H> Vectors<H> {
+impl<H, S> Vectors<H, S> {
     /// Shows the SIMD registers as they were last saved; V0-V31 only if the [`form`](Self::form) says so.
     pub fn simd(&self) -> &Registers {
         &self.simd
@@ -163,7 +164,7 @@ impl Sve {
     }
 }
 
-impl<H: FpRegs> FpContext for Vectors<H> {
+impl<H: FpRegs, S: Rules<Step>> FpContext for Vectors<H, S> {
     type File = File<H>;
     /// The longest vectors; none without SVE.
     type Limit = Option<Length>;
@@ -187,7 +188,8 @@ impl<H: FpRegs> FpContext for Vectors<H> {
     fn closure(&self, touched: Units) -> Units {
         // Writing a V register zeroes the rest of its Z register if SVE is not trapped, and may or may not if it is: what
         // has anything there has to be live as a whole.
-        if self.form() == Form::Sve { touched | SIMD | SVE } else { touched | SIMD }
+        let whole = self.form() == Form::Sve && S::keeps(Step::WholeForm);
+        if whole { touched | SIMD | SVE } else { touched | SIMD }
     }
 
     fn save(&mut self, file: &mut File<H>, units: Units) -> Units {
@@ -214,9 +216,16 @@ impl<H: FpRegs> FpContext for Vectors<H> {
     fn restore(&self, file: &mut File<H>, units: Units) {
         match &self.sve {
             Some(sve) if units.contains(SVE) => {
-                let hardware = file.open_wide(sve.registers.length);
-                hardware.set_zcr_el1(sve.zcr);
+                let hardware = if S::keeps(Step::LengthBeforeLoad) {
+                    file.open_wide(sve.registers.length)
+                } else {
+                    file.open_as_it_is()
+                };
+                if S::keeps(Step::LoadZcr) {
+                    hardware.set_zcr_el1(sve.zcr);
+                }
                 match sve.form {
+                    Form::Simd if !S::keeps(Step::ZeroBeyond) => hardware.load(&self.simd),
                     Form::Simd => hardware.load_extended(&self.simd),
                     Form::Sve | Form::Both => hardware.load_scalable(&sve.registers, &self.simd),
                 }
@@ -231,6 +240,9 @@ impl<H: FpRegs> FpContext for Vectors<H> {
     }
 
     fn conceal(file: &mut File<H>) {
+        if !S::keeps(Step::KeepLength) {
+            file.shorten();
+        }
         file.expose(Units::empty());
     }
 
@@ -240,6 +252,13 @@ impl<H: FpRegs> FpContext for Vectors<H> {
 
     fn fill(file: &mut File<H>, _: Units, pattern: u64) {
         file.flood(pattern);
+    }
+
+    fn is_blank(file: &mut File<H>, _: Units) -> bool {
+        let mut found = <Vectors<H, Sound>>::new(file.lengths().longest());
+        let all = found.units();
+        found.save(file, all);
+        found.form() != Form::Sve && found.simd == Registers::filled(0)
     }
 
     fn has_remains(file: &File<H>, _: Units) -> bool {
@@ -255,7 +274,7 @@ impl<H: FpRegs> FpContext for Vectors<H> {
     const MACHINE: u16 = 183;
 
     fn form(&self) -> fp::Form {
-        let shape = if Vectors::form(self) == Form::Sve { WHOLE } else { NARROW };
+        let shape = if Self::form(self) == Form::Sve { WHOLE } else { NARROW };
         let limit = self.limit().map_or(128, |length| length.bits() as u16);
         fp::Form { units: self.units(), shape, limit }
     }

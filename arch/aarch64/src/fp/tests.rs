@@ -130,7 +130,7 @@ fn bring_up_stops_streaming_then_asks_for_lengths_and_conceals() {
     assert_eq!(file.lengths().iter().map(Length::bits).collect::<alloc::vec::Vec<_>>(), V1);
     assert_eq!((file.hardware().zcr_el2, file.hardware().zcr_el1), (1, 1));
     assert_eq!((file.hardware().cptr, file.hardware().effective), (0x37ff, 0x37ff));
-    assert!(Vectors::exposed(&file).is_empty());
+    assert!(<Vectors<Log>>::exposed(&file).is_empty());
 
     let without = File::new(Log::with(&[]), Present::SME);
     assert_eq!((without.lengths(), without.hardware().did.as_slice()), (Lengths::NONE, &["stop"][..]));
@@ -165,7 +165,7 @@ fn an_image_costs_what_its_form_moves() {
     image.restore(&mut file, SIMD | SVE);
     assert_eq!(file.hardware().did.last(), Some(&"load scalable"));
     // A guest that was given nothing of it never pays for it.
-    let plain = Vectors::<Log>::new(None);
+    let plain = <Vectors<Log>>::new(None);
     assert_eq!((plain.units(), plain.bytes(SIMD), plain.closure(SIMD)), (SIMD, 528, SIMD));
 }
 
@@ -187,53 +187,53 @@ fn a_look_is_taken_at_one_save_in_eight() {
 fn an_exposure_that_is_there_already_is_not_written() {
     let mut file = file(V1);
     let before = file.hardware().cptr_writes;
-    Vectors::conceal(&mut file);
+    <Vectors<Log>>::conceal(&mut file);
     assert_eq!(file.hardware().cptr_writes, before);
-    Vectors::<Log>::expose(&mut file, SIMD);
-    Vectors::<Log>::expose(&mut file, SIMD);
+    <Vectors<Log>>::expose(&mut file, SIMD);
+    <Vectors<Log>>::expose(&mut file, SIMD);
     assert_eq!(file.hardware().cptr_writes, before + 1);
-    assert_eq!(Vectors::exposed(&file), SIMD);
-    Vectors::<Log>::expose(&mut file, SIMD | SVE);
-    assert_eq!((Vectors::exposed(&file), file.hardware().cptr), (SIMD | SVE, 0x32ff));
+    assert_eq!(<Vectors<Log>>::exposed(&file), SIMD);
+    <Vectors<Log>>::expose(&mut file, SIMD | SVE);
+    assert_eq!((<Vectors<Log>>::exposed(&file), file.hardware().cptr), (SIMD | SVE, 0x32ff));
 }
 
 #[test]
 fn the_vector_length_is_written_when_registers_are_loaded_and_never_else() {
     let mut file = file(&[128, 256, 512]);
-    let (long, short, plain) = (image(512), image(128), Vectors::<Log>::new(None));
+    let (long, short, plain) = (image(512), image(128), <Vectors<Log>>::new(None));
     let zcr = |file: &File<Log>| file.hardware().did.iter().filter(|what| **what == "zcr").count();
     long.restore(&mut file, SIMD | SVE);
     let before = zcr(&file);
-    Vectors::<Log>::expose(&mut file, SIMD | SVE);
+    <Vectors<Log>>::expose(&mut file, SIMD | SVE);
     // Others come and go, and use nothing or SIMD.
-    Vectors::conceal(&mut file);
-    Vectors::<Log>::expose(&mut file, Units::empty());
-    Vectors::<Log>::expose(&mut file, Units::empty());
+    <Vectors<Log>>::conceal(&mut file);
+    <Vectors<Log>>::expose(&mut file, Units::empty());
+    <Vectors<Log>>::expose(&mut file, Units::empty());
     plain.restore(&mut file, SIMD);
-    Vectors::<Log>::expose(&mut file, SIMD);
+    <Vectors<Log>>::expose(&mut file, SIMD);
     short.restore(&mut file, SIMD);
-    Vectors::<Log>::expose(&mut file, SIMD);
+    <Vectors<Log>>::expose(&mut file, SIMD);
     assert_eq!((zcr(&file), file.hardware().zcr_el2), (before, 3));
-    assert!(!Vectors::has_remains(&file, SIMD | SVE));
+    assert!(!<Vectors<Log>>::has_remains(&file, SIMD | SVE));
     short.restore(&mut file, SIMD | SVE);
     assert_eq!((zcr(&file), file.hardware().zcr_el2), (before + 1, 0));
     // What the longer one left beyond 128 bits is out of reach, and there.
-    assert!(Vectors::has_remains(&file, SIMD | SVE));
-    Vectors::<Log>::fill(&mut file, SIMD | SVE, 0);
-    assert!(!Vectors::has_remains(&file, SIMD | SVE));
+    assert!(<Vectors<Log>>::has_remains(&file, SIMD | SVE));
+    <Vectors<Log>>::fill(&mut file, SIMD | SVE, 0);
+    assert!(!<Vectors<Log>>::has_remains(&file, SIMD | SVE));
     assert_eq!((file.hardware().zcr_el2, file.hardware().did.last()), (3, Some(&"flood")));
 }
 
 #[test]
 fn without_sve_only_simd_is_touched() {
     let mut file = file(&[]);
-    let mut image = Vectors::<Log>::new(None);
+    let mut image = <Vectors<Log>>::new(None);
     image.restore(&mut file, SIMD);
-    Vectors::<Log>::expose(&mut file, SIMD);
+    <Vectors<Log>>::expose(&mut file, SIMD);
     image.save(&mut file, SIMD);
-    Vectors::<Log>::fill(&mut file, SIMD | SVE, 0);
+    <Vectors<Log>>::fill(&mut file, SIMD | SVE, 0);
     assert_eq!(file.hardware().did, ["load", "store", "load"]);
-    assert_eq!(Vectors::exposed(&file), SIMD);
+    assert_eq!(<Vectors<Log>>::exposed(&file), SIMD);
 }
 
 #[test]

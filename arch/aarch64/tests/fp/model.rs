@@ -23,14 +23,10 @@ const JUNK: u128 = 0x8000_0000_8000_0000_8000_0000_8000_0000;
 #[repr(u8)]
 pub(crate) enum Flaw {
     None,
-    /// `ZCR_EL1` cannot be written from EL2.
-    Zcr,
     /// Loading leaves the predicates as they are.
     Predicates,
     /// Loading leaves FFR as it is.
     Ffr,
-    /// Loading the SIMD form leaves the predicates as they are.
-    Extension,
     /// Filling leaves what lies beyond 128 bits.
     Flood,
     /// Storing leaves out the last quadword of each Z register.
@@ -262,9 +258,7 @@ impl FpRegs for Model {
         let state = self.0.get_mut();
         state.may(cptr::TZ);
         state.moved.bytes_in += 8;
-        if state.flaw != Flaw::Zcr {
-            state.zcr_el1 = value;
-        }
+        state.zcr_el1 = value;
     }
 
     fn length(&self) -> Option<Length> {
@@ -324,10 +318,8 @@ impl FpRegs for Model {
         let state = self.0.get_mut();
         state.may(cptr::TZ | cptr::TFP);
         let parts = state.el2_length().quadwords();
-        if state.flaw != Flaw::Extension {
-            state.p.iter_mut().for_each(|register| register[..parts].fill(0));
-            state.ffr[..parts].fill(0);
-        }
+        state.p.iter_mut().for_each(|register| register[..parts].fill(0));
+        state.ffr[..parts].fill(0);
     }
 
     fn flood(&mut self, pattern: u64) {

@@ -1,13 +1,15 @@
 //! The steps that a save or a load must not leave out, each of which tests can leave out.
 //!
-//! As with [`kernel::fp::rules`]: in the product the answer is a constant, and nothing remains of the question.
+//! They are rules as those of [`kernel::fp::rules`]: in the product nothing remains of the question.
+
+use kernel::fp::rules::{FIRST_STEP, Switch};
 
 /// A step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Step {
     /// Registers are stored under the names they have with TM clear.
-    UntwistToSave,
+    UntwistToSave = FIRST_STEP,
     /// ... and loaded under them.
     UntwistToLoad,
     /// TOP is saved with the registers.
@@ -28,9 +30,8 @@ pub enum Step {
     LbtNeedsFpu,
 }
 
-impl Step {
-    /// All steps.
-    pub const ALL: [Self; 10] = [
+impl Switch for Step {
+    const ALL: &'static [Self] = &[
         Self::UntwistToSave,
         Self::UntwistToLoad,
         Self::KeepTop,
@@ -42,21 +43,8 @@ impl Step {
         Self::OpenForTop,
         Self::LbtNeedsFpu,
     ];
-}
 
-/// Tells which steps are taken.
-pub trait Steps {
-    /// Tells whether `step` is taken.
-    fn takes(step: Step) -> bool;
-}
-
-/// Takes every step: the product.
-#[derive(Debug)]
-pub struct Every;
-
-impl Steps for Every {
-    #[inline(always)]
-    fn takes(_: Step) -> bool {
-        true
+    fn number(self) -> u8 {
+        self as u8
     }
 }

@@ -4,8 +4,10 @@ use alloc::string::ToString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::println;
 
+use kernel::fp::rules::Without;
+
 use super::*;
-use crate::fp::{Refused, Step};
+use crate::fp::Refused;
 
 use crate::fp_model::{Kind, Model};
 
@@ -15,7 +17,7 @@ fn touch(model: &mut Model, unit: Units) -> Option<u64> {
     if model.lets(unit) { None } else { code }
 }
 
-fn test<S: Steps>(kind: Kind) -> Result<Summary, String> {
+fn test<S: Rules<Step>>(kind: Kind) -> Result<Summary, String> {
     let mut file = File::new(Model::new(kind, 11), kind.present);
     let verdict = run_with::<Model, S>(&mut file, touch);
     assert!(verdict.is_err() || file.hardware_mut().euen == 0);
@@ -27,7 +29,7 @@ fn every_kind_of_cpu_passes() {
     for present in [Units::empty(), FPU, FPU | LSX, VECTORS, FPU | LBT, VECTORS | LBT] {
         for (refuses, keeps_tm) in [(false, false), (true, false), (false, true)] {
             let kind = Kind { present, refuses, keeps_tm: keeps_tm && present.contains(LBT) };
-            let summary = test::<Every>(kind).unwrap_or_else(|wrong| panic!("{kind:?}: {wrong}"));
+            let summary = test::<Sound>(kind).unwrap_or_else(|wrong| panic!("{kind:?}: {wrong}"));
             assert_eq!(summary.checks == 0, present.is_empty());
         }
     }
@@ -35,7 +37,7 @@ fn every_kind_of_cpu_passes() {
 
 #[test]
 fn peculiarities_are_found_and_said() {
-    let summary = test::<Every>(Kind { refuses: true, keeps_tm: true, ..Kind::FULL }).unwrap();
+    let summary = test::<Sound>(Kind { refuses: true, keeps_tm: true, ..Kind::FULL }).unwrap();
     let twist = Twist { renames: true, top_without_tm: true, cleared_by_write: false };
     assert_eq!((summary.raised, summary.twist), (Raised::Refused, Some(twist)));
     // The model takes now one way, now the other.
@@ -44,22 +46,13 @@ fn peculiarities_are_found_and_said() {
     let wanted = "fpu+lsx+lasx+lbt, 7 checks; a scalar write changes what is above it; FCSR refuses causes that are \
         enabled; TM does rename, is not cleared by a write; TOP does last without it";
     assert_eq!(text, wanted);
-    let plain = test::<Every>(Kind { present: FPU, ..Kind::FULL }).unwrap();
+    let plain = test::<Sound>(Kind { present: FPU, ..Kind::FULL }).unwrap();
     let text = Summary { checks: 7, ..plain }.to_string();
     assert_eq!(text, "fpu, 7 checks; FCSR takes causes that are enabled");
 }
 
-/// Leaves out one step.
-struct Without<const STEP: u8>;
-
-impl<const STEP: u8> Steps for Without<STEP> {
-    fn takes(step: Step) -> bool {
-        step as u8 != STEP
-    }
-}
-
 /// An instruction that traps in the hypervisor is a panic of the model.
-fn fails<S: Steps>(kind: Kind) -> bool {
+fn fails<S: Rules<Step>>(kind: Kind) -> bool {
     catch_unwind(AssertUnwindSafe(|| test::<S>(kind).inspect_err(|wrong| println!("{wrong}")).is_err()))
         .unwrap_or(true)
 }
