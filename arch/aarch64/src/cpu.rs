@@ -1,6 +1,6 @@
 //! One physical CPU: loading a guest into it, running it, and finding out why it stopped.
 
-use arch_common::access::Extend;
+use arch_common::access::{Extend, Transfer};
 use kernel::addr::{CpuId, Gpa, Ticks};
 use kernel::arch::{Cpu, Fault, Interrupt};
 use kernel::exit::{Access, Crash, Exit, Kicks};
@@ -12,7 +12,7 @@ use crate::fp::{File, SIMD, SME, SVE};
 use crate::fp_regs::Hardware;
 use crate::gic::{CpuInterface, PPI_HYP_TIMER, PPI_MAINTENANCE, PPI_VIRTUAL_TIMER, SGI_KICK};
 use crate::guest::{Guest, Pending, Sys, pstate};
-use crate::insn::{self, Half, Next, Rest};
+use crate::insn::{self, Next, Rest};
 use crate::psci;
 use crate::regs::*;
 use crate::smccc::{self, Service};
@@ -195,17 +195,17 @@ impl ThisCpu {
                 return Exit::Handled;
             }
         };
-        let half = match abort.access {
-            Some(half) => half,
+        let transfer = match abort.access {
+            Some(transfer) => transfer,
             None => match self.decode_instruction(guest, chips, gpa, Gpa(abort.va)) {
-                Some(half) => half,
+                Some(transfer) => transfer,
                 None => {
                     self.raise(guest, |guest| guest.inject(fault));
                     return Exit::Handled;
                 }
             },
         };
-        self.device(guest, chips, half, gpa, Gpa(abort.va))
+        self.device(guest, chips, transfer, gpa, Gpa(abort.va))
     }
 
     /// Decodes the instruction at the program counter; what it does beyond its first access is noted.
@@ -215,7 +215,7 @@ impl ThisCpu {
         chips: &GuestChips,
         gpa: Gpa,
         va: Gpa,
-    ) -> Option<Half> {
+    ) -> Option<Transfer> {
         let at = guest_address(guest.frame.pc)?;
         let decoded = insn::decode(chips.read_word(Gpa(at))?)?;
         let second = match decoded.second {
@@ -226,7 +226,7 @@ impl ThisCpu {
                 if at.0 >> 12 != gpa.0 >> 12 {
                     return None;
                 }
-                Some(Next { half: second, at, va: Gpa(va.0.wrapping_add(width)) })
+                Some(Next { transfer: second, at, va: Gpa(va.0.wrapping_add(width)) })
             }
             None => None,
         };
@@ -238,21 +238,28 @@ impl ThisCpu {
     #[cold]
     fn go_on(&mut self, guest: &mut Guest, chips: &GuestChips) -> Exit {
         match guest.pending.next.take() {
-            Some(Next { half, at, va }) => self.device(guest, chips, half, at, va),
+            Some(Next { transfer, at, va }) => self.device(guest, chips, transfer, at, va),
             None => Exit::Handled,
         }
     }
 
     /// Makes one access to a device: the interrupt controller's are answered here, others by the core.
-    fn device(&mut self, guest: &mut Guest, chips: &GuestChips, half: Half, at: Gpa, va: Gpa) -> Exit {
-        let store = match half {
-            Half::Store { register, width } => Some(Extend::Zero.fill(guest.gpr(register), width)),
-            Half::Load(load) => {
+    fn device(
+        &mut self,
+        guest: &mut Guest,
+        chips: &GuestChips,
+        transfer: Transfer,
+        at: Gpa,
+        va: Gpa,
+    ) -> Exit {
+        let store = match transfer {
+            Transfer::Store { register, width } => Some(Extend::Zero.fill(guest.gpr(register), width)),
+            Transfer::Load(load) => {
                 guest.pending.load = Some(load);
                 None
             }
         };
-        let width = half.width();
+        let width = transfer.width();
         // Pending and active state of this vCPU is in its list registers until it is taken back.
         let moved = if GuestChips::shows_state(at) { self.refresh(guest, chips) } else { Kicks::NONE };
         match chips.access(at, width, store) {

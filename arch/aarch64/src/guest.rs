@@ -1,6 +1,6 @@
 //! A vCPU's registers while it is not running, and what the portable core may do to them.
 
-use arch_common::access::Extend;
+use arch_common::access::Load;
 use kernel::addr::{Gpa, Ticks};
 use kernel::arch::{Fault, Reply};
 
@@ -121,19 +121,6 @@ const SCTLR_RESET: u64 = 0x30d0_0800;
 const SCTLR_SPAN: u64 = 1 << 23;
 const SCTLR_DSSBS: u64 = 1 << 44;
 
-/// A load that trapped and waits for its value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
-    /// Destination register; 31 is the zero register.
-    pub register: u8,
-    /// Bytes loaded.
-    pub width: u8,
-    /// Whether the value is sign-extended.
-    pub extend: Extend,
-    /// Whether the destination is 64 bits wide.
-    pub wide: bool,
-}
-
 /// The work left over when an instruction makes several accesses or writes its base register back.
 #[derive(Clone, Debug, Default)]
 pub struct Pending {
@@ -232,7 +219,7 @@ impl Guest {
     /// One access to a device is complete; a load has a value. Steps past the instruction with its last one.
     pub fn finish_access(&mut self, value: Option<u64>) {
         if let (Some(load), Some(value)) = (self.pending.load.take(), value) {
-            self.finish(load, value);
+            self.set_gpr(load.register, load.extend.fill(value, load.width));
         }
         match self.pending.more.take() {
             Some(Rest { second: Some(next), write_back }) => {
@@ -247,12 +234,6 @@ impl Guest {
                 self.skip();
             }
         }
-    }
-
-    /// Completes one load.
-    fn finish(&mut self, load: Load, value: u64) {
-        let value = load.extend.fill(value, load.width);
-        self.set_gpr(load.register, if load.wide { value } else { value & 0xffff_ffff });
     }
 
     /// Raises an exception inside the guest. The registers of EL1 must be in memory (see `cpu`, which

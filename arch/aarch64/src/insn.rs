@@ -5,34 +5,8 @@
 //! (DDI0487 C4.1.94). Vector, exclusive and atomic accesses to a device have no sensible meaning and are
 //! answered with an abort.
 
-use arch_common::access::Extend;
+use arch_common::access::{Extend, Load, Transfer};
 use kernel::addr::Gpa;
-
-use crate::guest::Load;
-
-/// One access of an instruction, in the order they are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Half {
-    /// A load into a register.
-    Load(Load),
-    /// A store of the low `width` bytes of a register.
-    Store {
-        /// Source register; 31 is zero.
-        register: u8,
-        /// Bytes stored.
-        width: u8,
-    },
-}
-
-impl Half {
-    /// Bytes accessed.
-    pub fn width(&self) -> u8 {
-        match *self {
-            Half::Load(load) => load.width,
-            Half::Store { width, .. } => width,
-        }
-    }
-}
 
 /// A change of the base register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +21,9 @@ pub struct WriteBack {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoded {
     /// The first access, at the faulting address.
-    pub first: Half,
+    pub first: Transfer,
     /// The second access of a pair, right behind the first.
-    pub second: Option<Half>,
+    pub second: Option<Transfer>,
     /// The change of the base register.
     pub write_back: Option<WriteBack>,
 }
@@ -58,7 +32,7 @@ pub struct Decoded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Next {
     /// What it is.
-    pub half: Half,
+    pub transfer: Transfer,
     /// Its guest-physical address.
     pub at: Gpa,
     /// Its guest-virtual address.
@@ -100,10 +74,10 @@ fn single(word: u32) -> Option<Decoded> {
     let (rn, rt) = (field(word, 5, 5) as u8, field(word, 0, 5) as u8);
     let width = 1 << size;
     let first = match (opc, size) {
-        (0, _) => Half::Store { register: rt, width },
-        (1, _) => Half::Load(Load { register: rt, width, extend: Extend::Zero, wide: size == 3 }),
-        (2, 0..=2) => Half::Load(Load { register: rt, width, extend: Extend::Sign, wide: true }),
-        (3, 0..=1) => Half::Load(Load { register: rt, width, extend: Extend::Sign, wide: false }),
+        (0, _) => Transfer::Store { register: rt, width },
+        (1, _) => Transfer::Load(Load { register: rt, width, extend: Extend::Zero }),
+        (2, 0..=2) => Transfer::Load(Load { register: rt, width, extend: Extend::Sign }),
+        (3, 0..=1) => Transfer::Load(Load { register: rt, width, extend: Extend::SignWord }),
         _ => return None, // a prefetch does not trap, the rest is unallocated
     };
     let write_back = if field(word, 24, 1) == 1 {
@@ -124,15 +98,15 @@ fn pair(word: u32) -> Option<Decoded> {
         return None;
     }
     let (opc, load) = (field(word, 30, 2), field(word, 22, 1) == 1);
-    let (width, extend, wide) = match (opc, load) {
-        (0, _) => (4, Extend::Zero, false),
-        (1, true) => (4, Extend::Sign, true),
-        (2, _) => (8, Extend::Zero, true),
+    let (width, extend) = match (opc, load) {
+        (0, _) => (4, Extend::Zero),
+        (1, true) => (4, Extend::Sign),
+        (2, _) => (8, Extend::Zero),
         _ => return None,
     };
-    let half = |register: u8| match load {
-        true => Half::Load(Load { register, width, extend, wide }),
-        false => Half::Store { register, width },
+    let transfer = |register: u8| match load {
+        true => Transfer::Load(Load { register, width, extend }),
+        false => Transfer::Store { register, width },
     };
     let write_back = match field(word, 23, 2) {
         1 | 3 => {
@@ -140,12 +114,12 @@ fn pair(word: u32) -> Option<Decoded> {
         }
         _ => None,
     };
-    finish(half(field(word, 0, 5) as u8), Some(half(field(word, 10, 5) as u8)), write_back)
+    finish(transfer(field(word, 0, 5) as u8), Some(transfer(field(word, 10, 5) as u8)), write_back)
 }
 
 /// A stack pointer as the base of a device access is refused: which one it is depends on state that is
 /// not in memory here, and no program does it.
-fn finish(first: Half, second: Option<Half>, write_back: Option<WriteBack>) -> Option<Decoded> {
+fn finish(first: Transfer, second: Option<Transfer>, write_back: Option<WriteBack>) -> Option<Decoded> {
     match write_back {
         Some(WriteBack { register: 31, .. }) => None,
         write_back => Some(Decoded { first, second, write_back }),
@@ -156,8 +130,8 @@ fn finish(first: Half, second: Option<Half>, write_back: Option<WriteBack>) -> O
 mod tests {
     use super::*;
 
-    fn load(register: u8, width: u8, extend: Extend, wide: bool) -> Half {
-        Half::Load(Load { register, width, extend, wide })
+    fn load(register: u8, width: u8, extend: Extend) -> Transfer {
+        Transfer::Load(Load { register, width, extend })
     }
 
     // Words as the GNU assembler encodes them.
@@ -165,18 +139,18 @@ mod tests {
     fn indexed_forms_write_the_base_back() {
         // ldr w1, [x2], #4
         let d = decode(0xb840_4441).unwrap();
-        assert_eq!(d.first, load(1, 4, Extend::Zero, false));
+        assert_eq!(d.first, load(1, 4, Extend::Zero));
         assert_eq!(d.write_back, Some(WriteBack { register: 2, add: 4 }));
         // str x3, [x4, #-16]!
         let d = decode(0xf81f_0c83).unwrap();
-        assert_eq!(d.first, Half::Store { register: 3, width: 8 });
+        assert_eq!(d.first, Transfer::Store { register: 3, width: 8 });
         assert_eq!(d.write_back, Some(WriteBack { register: 4, add: -16 }));
         // ldrsb x5, [x6, #1]!
         let d = decode(0x3880_1cc5).unwrap();
-        assert_eq!(d.first, load(5, 1, Extend::Sign, true));
+        assert_eq!(d.first, load(5, 1, Extend::Sign));
         // ldrsh w7, [x8], #2
         let d = decode(0x78c0_2507).unwrap();
-        assert_eq!(d.first, load(7, 2, Extend::Sign, false));
+        assert_eq!(d.first, load(7, 2, Extend::SignWord));
     }
 
     #[test]
@@ -184,24 +158,21 @@ mod tests {
         // ldr x0, [x1, #8]
         assert_eq!(decode(0xf940_0420).unwrap().write_back, None);
         // strb w0, [x1, x2]
-        assert_eq!(decode(0x3822_6820).unwrap().first, Half::Store { register: 0, width: 1 });
+        assert_eq!(decode(0x3822_6820).unwrap().first, Transfer::Store { register: 0, width: 1 });
     }
 
     #[test]
     fn pairs_have_two_halves() {
         // ldp w0, w1, [x2]
         let d = decode(0x2940_0440).unwrap();
-        assert_eq!(
-            (d.first, d.second),
-            (load(0, 4, Extend::Zero, false), Some(load(1, 4, Extend::Zero, false)))
-        );
+        assert_eq!((d.first, d.second), (load(0, 4, Extend::Zero), Some(load(1, 4, Extend::Zero))));
         // stp x3, x4, [x5], #32
         let d = decode(0xa882_10a3).unwrap();
-        assert_eq!(d.second, Some(Half::Store { register: 4, width: 8 }));
+        assert_eq!(d.second, Some(Transfer::Store { register: 4, width: 8 }));
         assert_eq!(d.write_back, Some(WriteBack { register: 5, add: 32 }));
         // ldpsw x6, x7, [x8, #8]!
         let d = decode(0x69c1_1d06).unwrap();
-        assert_eq!(d.first, load(6, 4, Extend::Sign, true));
+        assert_eq!(d.first, load(6, 4, Extend::Sign));
     }
 
     #[test]

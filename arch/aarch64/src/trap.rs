@@ -1,10 +1,7 @@
 //! From a syndrome to what happened. Pure: the caller reads the registers.
 
-use arch_common::access::Extend;
+use arch_common::access::{Extend, Load, Transfer};
 use kernel::addr::Gpa;
-
-use crate::guest::Load;
-use crate::insn::Half;
 
 /// What an exception from a guest was, decoded from `ESR_EL2`, `FAR_EL2` and `HPFAR_EL2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +90,7 @@ pub struct Abort {
     /// The guest-physical address, where the hardware gives one.
     pub gpa: Option<Gpa>,
     /// The access itself, when the syndrome describes it.
-    pub access: Option<Half>,
+    pub access: Option<Transfer>,
     /// Whether it was a store (for a cache operation: as the syndrome says).
     pub store: Store,
     /// What kind of access it was.
@@ -179,14 +176,18 @@ fn abort(esr: u64, far: u64, hpfar: u64) -> Abort {
     Abort { va: far, gpa, access: bit(esr, 24).then(|| access(esr)), store, kind }
 }
 
-fn access(esr: u64) -> Half {
+fn access(esr: u64) -> Transfer {
     let width = 1 << (esr >> 22 & 3);
     let register = (esr >> 16 & 0x1f) as u8;
     if bit(esr, 6) {
-        return Half::Store { register, width };
+        return Transfer::Store { register, width };
     }
-    let extend = if bit(esr, 21) { Extend::Sign } else { Extend::Zero };
-    Half::Load(Load { register, width, extend, wide: bit(esr, 15) })
+    let extend = match (bit(esr, 21), bit(esr, 15)) {
+        (false, _) => Extend::Zero,
+        (true, true) => Extend::Sign,
+        (true, false) => Extend::SignWord,
+    };
+    Transfer::Load(Load { register, width, extend })
 }
 
 #[cfg(test)]
@@ -209,10 +210,7 @@ mod tests {
         let esr = 0x24 << 26 | 1 << 25 | 1 << 24 | 2 << 22 | 1 << 21 | 3 << 16 | 1 << 15 | 0x7;
         let Trap::Data(abort) = decode(esr, 0xffff_8000_0000_0018, 0x0900_0000 >> 8) else { panic!() };
         assert_eq!(abort.gpa, Some(Gpa(0x0900_0018)));
-        assert_eq!(
-            abort.access,
-            Some(Half::Load(Load { register: 3, width: 4, extend: Extend::Sign, wide: true }))
-        );
+        assert_eq!(abort.access, Some(Transfer::Load(Load { register: 3, width: 4, extend: Extend::Sign })));
         assert_eq!(abort.store, Store::No);
     }
 

@@ -1,6 +1,6 @@
 //! One physical CPU: loading a guest into it, running it, and finding out why it stopped.
 
-use arch_common::access::Extend;
+use arch_common::access::{Extend, Transfer};
 use arch_common::mmio::Mmio;
 use kernel::addr::{CpuId, Gpa, Ticks};
 use kernel::arch::{Cpu, Fault, Interrupt};
@@ -16,7 +16,7 @@ use crate::gid::{Choice, Gids};
 use crate::gspr::{self, Direction, Gspr};
 use crate::guest::{Answer, Guest, TI};
 use crate::hypercall::{self, Service};
-use crate::insn::{self, Half};
+use crate::insn;
 use crate::iocsr::Own;
 use crate::irqchip::{Ipi, IrqChip};
 use crate::lvz::{self, GBADI, GBADV, GCRMD, GECFG, GEENTRY, GERA, GESTAT, GPRMD, GTCFG, GTVAL};
@@ -254,18 +254,18 @@ impl ThisCpu {
             return self.fault(guest, fault);
         };
         let va = Gpa(decoded.address.resolve(|n| guest.reg(n)));
-        if !decoded.half.is_aligned(va.0) {
+        if !decoded.transfer.is_aligned(va.0) {
             let word = guest.word;
             self.raise(guest, |guest| guest.raise(Exception::ALE, Some(va), Some(word)));
             return Exit::Handled;
         }
-        let width = decoded.half.width();
-        let store = match decoded.half {
-            Half::Load(load) => {
+        let width = decoded.transfer.width();
+        let store = match decoded.transfer {
+            Transfer::Load(load) => {
                 guest.load = Some(load);
                 None
             }
-            Half::Store { register, width } => Some(Extend::Zero.fill(guest.reg(register), width)),
+            Transfer::Store { register, width } => Some(Extend::Zero.fill(guest.reg(register), width)),
         };
         match chips.access(gpa, width, store) {
             Device::Nothing => Exit::Mmio(Access { at: gpa, va, width, store }),

@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 
-use arch_common::access::Extend;
+use arch_common::access::Load;
 use kernel::addr::{Gpa, Ticks};
 use kernel::arch::{Fault, Reply};
 
@@ -173,17 +173,6 @@ impl Csr {
         };
         self.eentry | u64::from(exception.ecode) * spacing
     }
-}
-
-/// A load that trapped and waits for its value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
-    /// Destination register.
-    pub register: u8,
-    /// Bytes loaded.
-    pub width: u8,
-    /// How the value fills the register.
-    pub extend: Extend,
 }
 
 /// Where the answer to a call goes.

@@ -5,39 +5,7 @@
 //! Vector, floating-point, bound-checked, exclusive and atomic accesses to a device have no sensible meaning: of
 //! those only the address is decoded, for the exception that the guest is given.
 
-use arch_common::access::Extend;
-
-use crate::guest::Load;
-
-/// One access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Half {
-    /// A load into a register.
-    Load(Load),
-    /// A store of the low `width` bytes of a register.
-    Store {
-        /// Source register.
-        register: u8,
-        /// Bytes stored.
-        width: u8,
-    },
-}
-
-impl Half {
-    /// Bytes accessed.
-    pub fn width(&self) -> u8 {
-        match *self {
-            Half::Load(load) => load.width,
-            Half::Store { width, .. } => width,
-        }
-    }
-
-    /// Whether a device can be accessed so: one that is not aligned may run over the end of a page, behind which
-    /// anything can be.
-    pub fn is_aligned(&self, at: u64) -> bool {
-        at.is_multiple_of(u64::from(self.width()))
-    }
-}
+use arch_common::access::{Extend, Load, Transfer};
 
 /// How an instruction forms its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +40,7 @@ impl Address {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoded {
     /// The access.
-    pub half: Half,
+    pub transfer: Transfer,
     /// Where.
     pub address: Address,
 }
@@ -88,15 +56,15 @@ fn signed(word: u32, low: u32, bits: u32) -> i32 {
 /// Decodes `word`; none when it is no plain integer load or store.
 pub fn decode(word: u32) -> Option<Decoded> {
     let (rd, rj) = (field(word, 0, 5) as u8, field(word, 5, 5) as u8);
-    let load = |width, extend| Half::Load(Load { register: rd, width, extend });
-    let store = |width| Half::Store { register: rd, width };
-    let plain = |half| {
+    let load = |width, extend| Transfer::Load(Load { register: rd, width, extend });
+    let store = |width| Transfer::Store { register: rd, width };
+    let plain = |transfer| {
         let address = Address::Offset { base: rj, offset: signed(word, 10, 12) };
-        Some(Decoded { half, address })
+        Some(Decoded { transfer, address })
     };
-    let scaled = |half| {
+    let scaled = |transfer| {
         let address = Address::Offset { base: rj, offset: signed(word, 10, 14) << 2 };
-        Some(Decoded { half, address })
+        Some(Decoded { transfer, address })
     };
     match word >> 24 {
         0x24 => return scaled(load(4, Extend::Sign)), // ldptr.w
@@ -165,9 +133,9 @@ pub fn is_cacop(word: u32) -> bool {
 /// The forms whose address is the sum of two registers.
 fn indexed(word: u32) -> Option<Decoded> {
     let (rd, rj, rk) = (field(word, 0, 5) as u8, field(word, 5, 5) as u8, field(word, 10, 5) as u8);
-    let load = |width, extend| Half::Load(Load { register: rd, width, extend });
-    let store = |width| Half::Store { register: rd, width };
-    let half = match word >> 15 {
+    let load = |width, extend| Transfer::Load(Load { register: rd, width, extend });
+    let store = |width| Transfer::Store { register: rd, width };
+    let transfer = match word >> 15 {
         0x7000 => load(1, Extend::Sign), // ldx.b
         0x7008 => load(2, Extend::Sign), // ldx.h
         0x7010 => load(4, Extend::Sign), // ldx.w
@@ -181,7 +149,7 @@ fn indexed(word: u32) -> Option<Decoded> {
         0x7050 => load(4, Extend::Zero), // ldx.wu
         _ => return None,
     };
-    Some(Decoded { half, address: Address::Index { base: rj, index: rk } })
+    Some(Decoded { transfer, address: Address::Index { base: rj, index: rk } })
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ enum Form {
 use Form::{Rk, Si12, Si14};
 
 /// Name, form, and what it does with register 0.
-const ENCODINGS: [(&str, Form, Half); 26] = [
+const ENCODINGS: [(&str, Form, Transfer); 26] = [
     ("ld.b", Si12(0x0a0), load(1, Extend::Sign)),
     ("ld.h", Si12(0x0a1), load(2, Extend::Sign)),
     ("ld.w", Si12(0x0a2), load(4, Extend::Sign)),
@@ -44,19 +44,19 @@ const ENCODINGS: [(&str, Form, Half); 26] = [
     ("ldx.wu", Rk(0x7050), load(4, Extend::Zero)),
 ];
 
-const fn load(width: u8, extend: Extend) -> Half {
-    Half::Load(Load { register: 0, width, extend })
+const fn load(width: u8, extend: Extend) -> Transfer {
+    Transfer::Load(Load { register: 0, width, extend })
 }
 
-const fn store(width: u8) -> Half {
-    Half::Store { register: 0, width }
+const fn store(width: u8) -> Transfer {
+    Transfer::Store { register: 0, width }
 }
 
-/// `half` with another register.
-fn with_register(half: Half, register: u8) -> Half {
-    match half {
-        Half::Load(load) => Half::Load(Load { register, ..load }),
-        Half::Store { width, .. } => Half::Store { register, width },
+/// `transfer` with another register.
+fn with_register(transfer: Transfer, register: u8) -> Transfer {
+    match transfer {
+        Transfer::Load(load) => Transfer::Load(Load { register, ..load }),
+        Transfer::Store { width, .. } => Transfer::Store { register, width },
     }
 }
 
@@ -76,19 +76,19 @@ fn assembled_words_decode() {
     let r = |n: u8| u64::from(n) * 0x1000;
     // ld.bu $t0, $a0, 5
     let d = decode(0x2a00_148c).unwrap();
-    assert_eq!(d.half, Half::Load(Load { register: 12, width: 1, extend: Extend::Zero }));
+    assert_eq!(d.transfer, Transfer::Load(Load { register: 12, width: 1, extend: Extend::Zero }));
     assert_eq!(d.address.resolve(r), 0x4005);
     // st.w $a1, $t1, -4
     let d = decode(0x29bf_f1a5).unwrap();
-    assert_eq!(d.half, Half::Store { register: 5, width: 4 });
+    assert_eq!(d.transfer, Transfer::Store { register: 5, width: 4 });
     assert_eq!(d.address.resolve(r), 0xcffc);
     // ldptr.w $a0, $a1, -8
     let d = decode(0x24ff_f8a4).unwrap();
-    assert_eq!(d.half, Half::Load(Load { register: 4, width: 4, extend: Extend::Sign }));
+    assert_eq!(d.transfer, Transfer::Load(Load { register: 4, width: 4, extend: Extend::Sign }));
     assert_eq!(d.address.resolve(r), 0x4ff8);
     // stx.d $a0, $a1, $a2
     let d = decode(0x381c_18a4).unwrap();
-    assert_eq!(d.half, Half::Store { register: 4, width: 8 });
+    assert_eq!(d.transfer, Transfer::Store { register: 4, width: 8 });
     assert_eq!(d.address.resolve(r), 0xb000);
 }
 
@@ -189,7 +189,7 @@ proptest! {
     fn assembled_instructions_decode(
         which in 0..ENCODINGS.len(), rd in 0u8..32, rj in 0u8..32, last in -8192i32..8192, values: [u64; 32],
     ) {
-        let (name, form, half) = ENCODINGS[which];
+        let (name, form, transfer) = ENCODINGS[which];
         let register = |n: u8| if n == 0 { 0 } else { values[usize::from(n)] };
         let base = register(rj);
         let (last, expected) = match form {
@@ -198,7 +198,7 @@ proptest! {
             Rk(_) => (last & 31, base.wrapping_add(register((last & 31) as u8))),
         };
         let decoded = decode(encode(form, rd, rj, last)).unwrap();
-        prop_assert_eq!(decoded.half, with_register(half, rd), "{}", name);
+        prop_assert_eq!(decoded.transfer, with_register(transfer, rd), "{}", name);
         prop_assert_eq!(decoded.address.resolve(register), expected, "{}", name);
         prop_assert_eq!(address(encode(form, rd, rj, last)), Some(decoded.address), "{}", name);
     }
