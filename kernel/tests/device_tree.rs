@@ -105,7 +105,7 @@ fn any_model() -> impl Strategy<Value = Model> {
     (properties(), prop::collection::vec(tree, 0..4)).prop_map(|(properties, children)| Model {
         name: String::new(),
         properties,
-        children,
+        children: apart(children),
     })
 }
 
