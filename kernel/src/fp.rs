@@ -26,6 +26,7 @@ mod audit;
 mod habit;
 mod keep;
 mod ledger;
+pub mod lines;
 mod policy;
 mod resident;
 pub mod rules;
@@ -40,7 +41,7 @@ pub use ledger::{Event, Ledger, SaveCause, Tally};
 pub use policy::{Policy, PolicyCell, UnknownPolicy};
 pub use resident::Resident;
 pub use slot::FpSlot;
-pub use snapshot::{Form, Register, Snapshot, SnapshotError};
+pub use snapshot::{Form, Layout, Register, Snapshot, SnapshotError};
 pub use unit::{FpKey, FpUnit, Touch};
 pub use witness::{Deeds, Outcome, Witness};
 
@@ -115,13 +116,13 @@ pub trait FpContext: Sized {
     /// Counts the bytes that the `save` of `units` which made the image what it is has moved, or that a `restore` moves.
     fn bytes(&self, units: Units) -> u64;
 
-    /// The architecture in a [`Snapshot`]: its ELF machine number.
-    const MACHINE: u16;
+    /// What a [`Snapshot`] of the architecture is like.
+    const LAYOUT: Layout;
 
     /// Tells what [`export`](Self::export) writes.
     fn form(&self) -> Form;
 
-    /// Appends the registers to `out`, each where [`register`](Self::register) says, the lowest byte first.
+    /// Appends the registers to `out`, each where the [`LAYOUT`](Self::LAYOUT) says, the lowest byte first.
     fn export(&self, out: &mut Vec<u8>);
 
     /// Makes state from what `export` wrote. All registers of `form` are there, and nothing else.
@@ -129,7 +130,4 @@ pub trait FpContext: Sized {
     /// # Errors
     /// A guest with `limit` cannot have that state.
     fn import(limit: Self::Limit, form: Form, registers: &[u8]) -> Result<Self, SnapshotError>;
-
-    /// Names the `n`th register of a snapshot of `form`; none where there are no more, or no such form.
-    fn register(form: Form, n: usize) -> Option<Register>;
 }

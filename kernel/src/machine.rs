@@ -215,7 +215,7 @@ pub struct Machine<A: Arch> {
     pub shell: Shell,
     /// When the trace is dumped.
     pub dumping: Dumping,
-    /// FP snapshots that somebody took at the prompt.
+    /// FP snapshots that somebody took or typed in at the prompt.
     pub shelf: Mutex<Shelf>,
     /// Ticks in a second.
     pub hz: u64,
@@ -224,6 +224,13 @@ pub struct Machine<A: Arch> {
 }
 
 impl<A: Arch> Machine<A> {
+    /// Keeps a snapshot as the newest of a vCPU.
+    pub fn keep(&self, id: VcpuId, snapshot: Snapshot) {
+        let mut shelf = self.shelf.lock();
+        let kept = shelf.entry(id).or_default();
+        *kept = [Some(Arc::new(snapshot)), kept[0].take()];
+    }
+
     /// Whether every guest has ended for good.
     pub fn is_done(&self) -> bool {
         self.tenants.iter().all(Tenant::is_done)

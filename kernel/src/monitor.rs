@@ -130,6 +130,11 @@ impl<A: Arch> Desk<A> {
         if exists { Ok(id) } else { Err(ActionError::NoSuchVcpu) }
     }
 
+    /// The newest snapshot of a vCPU.
+    fn newest(&self, id: VcpuId) -> Option<Arc<Snapshot>> {
+        self.machine.shelf.lock().get(&id).and_then(|kept| kept[0].clone())
+    }
+
     fn note(&self, request: Request) {
         self.requests.borrow_mut().push(request);
     }
@@ -295,21 +300,25 @@ impl<A: Arch> Monitor for Desk<A> {
 
     fn put_back_fp(&self, vcpu: &str, from: &str) -> Result<(), ActionError> {
         let (id, from) = (self.find(vcpu)?, self.numbered(from).ok_or(ActionError::NoSuchVcpu)?);
-        let kept = self.machine.shelf.lock().get(&from).and_then(|kept| kept[0].clone());
-        self.note(Request::Fp(id, FpOrder::PutBack(kept.ok_or(ActionError::NoSnapshot)?)));
+        let kept = self.newest(from).ok_or(ActionError::NoSnapshot)?;
+        self.note(Request::Fp(id, FpOrder::PutBack(kept)));
+        Ok(())
+    }
+
+    fn newest_fp(&self, vcpu: &str) -> Option<Arc<Snapshot>> {
+        self.newest(self.numbered(vcpu)?)
+    }
+
+    fn keep_fp(&self, vcpu: &str, snapshot: Snapshot) -> Result<(), ActionError> {
+        let id = self.find(vcpu)?;
+        snapshot.check(&A::Fp::LAYOUT).map_err(ActionError::Snapshot)?;
+        self.machine.keep(id, snapshot);
         Ok(())
     }
 
     fn fp_snapshots(&self, vcpu: &str) -> [Option<Vec<(String, String)>>; 2] {
         let kept = self.numbered(vcpu).and_then(|id| self.machine.shelf.lock().get(&id).cloned());
-        kept.unwrap_or_default().map(|kept| {
-            let digits = |bytes: &[u8]| bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect();
-            let registers = |snapshot: Arc<Snapshot>| {
-                let all = snapshot.registers::<A::Fp>();
-                all.map(|(register, value)| (register.to_string(), digits(value))).collect()
-            };
-            kept.map(registers)
-        })
+        kept.unwrap_or_default().map(|kept| Some(kept?.named(&A::Fp::LAYOUT)))
     }
 
     fn set_audit(&self, audit: Audit) {

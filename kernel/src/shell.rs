@@ -5,6 +5,8 @@
 
 mod command;
 mod edit;
+mod import;
+mod registers;
 mod table;
 mod view;
 
@@ -15,7 +17,9 @@ use spin::Mutex;
 
 use crate::console::{Console, PortId};
 use edit::{Edit, Editor};
+use import::Import;
 
+pub use registers::{write_differences, write_registers};
 pub use view::{
     ActionError, Audit, CpuView, FpCounters, FpCpuView, FpSeatView, FpVcpuView, Monitor, VcpuState, VcpuView,
     VmState, VmView,
@@ -26,7 +30,14 @@ const PROMPT: &str = "fermata> ";
 
 /// The prompt: reads keys from Fermata's port and answers there.
 pub struct Shell {
-    editor: Mutex<Editor>,
+    keyboard: Mutex<Keyboard>,
+}
+
+/// What was typed, and who is to have it.
+struct Keyboard {
+    editor: Editor,
+    /// What takes lines in place of the prompt.
+    import: Option<Import>,
 }
 
 impl Default for Shell {
@@ -38,7 +49,7 @@ impl Default for Shell {
 impl Shell {
     /// A prompt at which nothing was typed.
     pub const fn new() -> Self {
-        Self { editor: Mutex::new(Editor::new()) }
+        Self { keyboard: Mutex::new(Keyboard { editor: Editor::new(), import: None }) }
     }
 
     /// Shows the prompt for the first time.
@@ -52,33 +63,48 @@ impl Shell {
             // The key is in its ring before the lock is tried, and the ring is looked at after the lock was let go:
             // of two CPUs, either this one gets the lock or the other one sees the key.
             fence(Ordering::SeqCst);
-            let Some(mut editor) = self.editor.try_lock() else { return };
+            let Some(mut keyboard) = self.keyboard.try_lock() else { return };
             while let Some(key) = console.get(PortId::FERMATA) {
-                take(&mut editor, key, console, monitor);
+                keyboard.take(key, console, monitor);
             }
-            drop(editor);
+            drop(keyboard);
             fence(Ordering::SeqCst);
         }
     }
 }
 
-/// Lets the editor have a key and does what follows from it.
-fn take(editor: &mut Editor, key: u8, console: &Console, monitor: &dyn Monitor) {
-    let mut screen = Screen(console);
-    match editor.key(key) {
-        Edit::Nothing => {}
-        Edit::Echo(byte) => screen.byte(byte),
-        Edit::Erase(count) => (0..count).for_each(|_| screen.put(format_args!("\x08 \x08"))),
-        Edit::Replace(erase) => {
-            (0..erase).for_each(|_| screen.put(format_args!("\x08 \x08")));
-            screen.put(format_args!("{}", editor.line()));
-        }
-        Edit::Abandon => screen.put(format_args!("^C\n{PROMPT}")),
-        Edit::Run => {
-            screen.put(format_args!("\n"));
-            command::run(editor.line(), &mut screen, monitor);
-            editor.next();
-            screen.put(format_args!("{PROMPT}"));
+impl Keyboard {
+    /// Lets the editor have a key and does what follows from it.
+    fn take(&mut self, key: u8, console: &Console, monitor: &dyn Monitor) {
+        let mut screen = Screen(console);
+        match (self.editor.key(key), self.import.take()) {
+            (Edit::Nothing, import) => self.import = import,
+            (Edit::Abandon, None) => screen.put(format_args!("^C\n{PROMPT}")),
+            (Edit::Abandon, Some(_)) => screen.put(format_args!("^C\nnothing was kept\n{PROMPT}")),
+            (Edit::Run, Some(import)) => {
+                // A screen that fails leaves nobody to tell.
+                self.import = import.line(self.editor.line(), &mut screen, monitor).unwrap_or_default();
+                self.editor.clear();
+                if self.import.is_none() {
+                    screen.put(format_args!("{PROMPT}"));
+                }
+            }
+            // Nobody wants to see again what comes by the hundred.
+            (_, Some(import)) => self.import = Some(import),
+            (Edit::Echo(byte), None) => screen.byte(byte),
+            (Edit::Erase(count), None) => screen.erase(count),
+            (Edit::Replace(count), None) => {
+                screen.erase(count);
+                screen.put(format_args!("{}", self.editor.line()));
+            }
+            (Edit::Run, None) => {
+                screen.put(format_args!("\n"));
+                self.import = command::run(self.editor.line(), &mut screen, monitor);
+                self.editor.next();
+                if self.import.is_none() {
+                    screen.put(format_args!("{PROMPT}"));
+                }
+            }
         }
     }
 }
@@ -90,6 +116,11 @@ impl Screen<'_> {
     fn byte(&mut self, byte: u8) {
         // Fermata's port forgets rather than refuse.
         let _ = self.0.put(PortId::FERMATA, byte);
+    }
+
+    /// Takes characters away at the end of the line.
+    fn erase(&mut self, count: usize) {
+        (0..count).for_each(|_| self.put(format_args!("\x08 \x08")));
     }
 
     fn put(&mut self, text: fmt::Arguments<'_>) {

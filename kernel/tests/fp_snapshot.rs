@@ -77,9 +77,10 @@ fn a_checksum_is_that_of_iso_3309() {
 #[test]
 fn registers_are_named() {
     let snapshot = snapshot();
-    let names: Vec<String> = snapshot.registers::<Regs>().map(|(register, _)| register.to_string()).collect();
+    let names: Vec<String> =
+        snapshot.registers(&Regs::LAYOUT).map(|(register, _)| register.to_string()).collect();
     assert_eq!(names, ["R0", "R1", "R2", "R3", "MODE", "E0", "E1"]);
-    let (_, value) = snapshot.registers::<Regs>().nth(6).unwrap();
+    let (_, value) = snapshot.registers(&Regs::LAYOUT).nth(6).unwrap();
     assert_eq!(value, [6, 0, 0x77, 0, 6, 0, 0x77, 0]);
 }
 

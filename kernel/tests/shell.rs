@@ -4,9 +4,11 @@ use std::cell::RefCell;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use arch_fake::fp::{EXTRA, Limit, Narrow, Regs, SCALAR, VECTOR};
 use kernel::addr::{CpuId, Ticks, VcpuId, VmId};
 use kernel::console::{Console, Interrupts, Mode, PortId, Serial};
 use kernel::dev::Full;
+use kernel::fp::{FpContext, Snapshot, SnapshotError};
 use kernel::shell::*;
 use kernel::trace::{Kind, Trace};
 
@@ -33,6 +35,7 @@ struct Machine {
     shell: Shell,
     wire: Wire,
     done: RefCell<Vec<String>>,
+    kept: RefCell<Option<Arc<Snapshot>>>,
 }
 
 impl Machine {
@@ -41,7 +44,8 @@ impl Machine {
         console.attach(Box::new(wire.clone()));
         console.open(mode, ["one".into(), "two".into()]).unwrap();
         console.focus(PortId::FERMATA);
-        let machine = Self { console, wire, shell: Shell::new(), done: RefCell::default() };
+        let machine =
+            Self { console, wire, shell: Shell::new(), done: RefCell::default(), kept: RefCell::default() };
         machine.shell.start(&machine.console);
         machine.settle();
         machine.wire.0.lock().unwrap().1.clear();
@@ -176,6 +180,16 @@ impl Monitor for Machine {
         let some = |value: &str| Some(vec![("V0".into(), value.into()), ("V1".into(), "00".into())]);
         if vcpu == "one/0" { [some("2a"), some("17")] } else { [None, None] }
     }
+    fn newest_fp(&self, _: &str) -> Option<Arc<Snapshot>> {
+        self.kept.borrow().clone()
+    }
+    fn keep_fp(&self, vcpu: &str, snapshot: Snapshot) -> Result<(), ActionError> {
+        if snapshot.form().units != all_units() {
+            return Err(ActionError::Snapshot(SnapshotError::Shape(9)));
+        }
+        *self.kept.borrow_mut() = Some(Arc::new(snapshot));
+        self.act(format_args!("keep {vcpu}"))
+    }
     fn dump_trace(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         out.write_str("dump end\n")
     }
@@ -273,10 +287,13 @@ fn what_is_not_known_is_answered_with_what_is() {
         ("vm stop", "usage: vm [stop|start|restart|console NAME]"),
         ("vm stop three", "no guest \"three\"; known: one, two"),
         ("vm console three", "no guest \"three\"; known: one, two"),
-        ("fp frob", "no action \"frob\"; known: dump, snapshot, diff, restore, policy, audit"),
+        (
+            "fp frob",
+            "no action \"frob\"; known: dump, snapshot, diff, restore, export, import, policy, audit",
+        ),
         (
             "fp policy one",
-            "usage: fp [dump [VCPU] | snapshot VCPU | diff VCPU | restore VCPU [FROM] | policy NAME POLICY | audit on|off]",
+            "usage: fp [dump [VCPU] | snapshot|diff|export|import VCPU | restore VCPU [FROM] | policy NAME POLICY | audit on|off]",
         ),
         ("fp policy one never", "no policy \"never\"; known: eager, lazy, resident, hold"),
         ("fp audit maybe", "no state \"maybe\"; known: on, off"),
@@ -310,6 +327,144 @@ fn snapshots_are_shown_and_compared() {
     assert_eq!(machine.run("fp diff one/0"), "V0       17 -> 2a\n1 registers differ\n");
     assert!(machine.run("fp snapshot two/7").contains("two/7: there is no such vCPU"));
     assert!(machine.run("fp diff two/0").contains("two/0: there is no snapshot of it"));
+}
+
+fn all_units() -> kernel::fp::Units {
+    SCALAR | VECTOR | EXTRA
+}
+
+fn snapshot(units: kernel::fp::Units) -> Snapshot {
+    Snapshot::take(&Regs::new(Limit { units, narrow: Narrow::Undefined }))
+}
+
+/// What `fp export` writes, as somebody types it line by line.
+fn exported(machine: &Machine) -> Vec<String> {
+    machine.run("fp export one/0").lines().map(|line| format!("{line}\r")).collect()
+}
+
+#[test]
+fn a_snapshot_leaves_the_machine_and_comes_into_another() {
+    let (here, there) = (Machine::new(Mode::Terminal), Machine::new(Mode::Terminal));
+    assert!(here.run("fp export one/0").contains("one/0: there is no snapshot of it"));
+    *here.kept.borrow_mut() = Some(Arc::new(snapshot(all_units())));
+    let lines = exported(&here);
+    assert!(lines[0].starts_with("fp-snapshot begin 80 ") && lines.len() == 4, "{lines:?}");
+    let begun = there.keys("fp import one/1\r");
+    assert_eq!(begun, "fp import one/1\ntype the lines that fp export writes; Ctrl-C gives up\n");
+    assert_eq!(there.keys(&lines[..3].concat()), "", "what is right is not answered");
+    assert_eq!(
+        there.keys(&format!("\r{}", lines[3])),
+        "fp import one/1: kept a snapshot of 80 bytes\nfermata> "
+    );
+    assert_eq!(*there.done.borrow(), ["keep one/1"]);
+    assert_eq!(there.kept, here.kept);
+    assert_eq!(there.keys("\x1B[A"), "fp import one/1", "typed lines are no commands to come back to");
+}
+
+#[test]
+fn wrong_lines_are_answered_and_a_half_import_leaves_nothing() {
+    let machine = Machine::new(Mode::Terminal);
+    let kept = Some(Arc::new(snapshot(all_units())));
+    *machine.kept.borrow_mut() = kept.clone();
+    let lines = exported(&machine);
+    assert_eq!(machine.run("fp import one/7"), "one/7: there is no such vCPU that runs; vcpu lists them\n");
+    machine.keys("fp import one/0\r");
+    for (typed, answer) in [
+        ("fp\r", "no such line, or changed on its way: expected fp-snapshot begin"),
+        (&lines[2], "found line 001, expected fp-snapshot begin"),
+        (&lines[0], ""),
+        (&lines[2], "found line 001, expected line 000"),
+        (&lines[1].replace('A', "B"), "no such line, or changed on its way: expected line 000"),
+        (&lines[1], ""),
+        (&lines[1], "found line 000, expected line 001"),
+    ] {
+        let answer = if answer.is_empty() { String::new() } else { format!("fp import one/0: {answer}\n") };
+        assert_eq!(machine.keys(typed), answer);
+    }
+    let missing =
+        "fp import one/0: nothing was kept: found fp-snapshot end, and line 001 is missing\nfermata> ";
+    assert_eq!(machine.keys(&lines[3]), missing);
+    machine.keys("fp import one/0\r");
+    machine.keys(&lines[..2].concat());
+    assert_eq!(machine.keys("half a li\x03"), "^C\nnothing was kept\nfermata> ");
+    machine.keys("fp import one/0\r");
+    *machine.kept.borrow_mut() = Some(Arc::new(snapshot(SCALAR)));
+    let foreign = exported_by(&machine);
+    machine.kept.borrow_mut().clone_from(&kept);
+    assert_eq!(
+        machine.keys(&foreign),
+        "fp import one/0: nothing was kept: shape 9, which this architecture does not have\nfermata> "
+    );
+    assert!(machine.done.borrow().is_empty());
+    assert_eq!(*machine.kept.borrow(), kept);
+    assert_eq!(machine.run("vm").lines().count(), 3, "the prompt takes commands again");
+}
+
+/// The lines of the snapshot that is kept, without the prompt.
+fn exported_by(machine: &Machine) -> String {
+    let mut text = String::new();
+    machine.kept.borrow().as_ref().unwrap().write_lines(&mut text).unwrap();
+    text.replace('\n', "\r")
+}
+
+/// The keys of an import are Fermata's alone, and a guest's are its own meanwhile.
+#[test]
+fn an_import_leaves_guests_and_their_keys_alone() {
+    let machine = Machine::new(Mode::Terminal);
+    *machine.kept.borrow_mut() = Some(Arc::new(snapshot(all_units())));
+    let lines = exported(&machine);
+    machine.keys("fp import one/0\r");
+    machine.keys(&lines[..2].concat());
+    machine.keys("\x1D");
+    machine.keys("ls\r");
+    let typed: Vec<u8> = std::iter::from_fn(|| machine.console.get(PortId(1))).collect();
+    assert_eq!(typed, b"ls\r");
+    machine.keys("\x1D\x1D");
+    assert!(machine.keys(&lines[2..].concat()).contains("kept a snapshot of 80 bytes"));
+}
+
+#[test]
+fn the_longest_snapshot_fits_on_the_port_and_its_lines_into_the_editor() {
+    let machine = Machine::new(Mode::Terminal);
+    let long = longest();
+    *machine.kept.borrow_mut() = Some(Arc::clone(&long));
+    let lines = exported(&machine);
+    assert_eq!(lines.len(), 2 + 200);
+    machine.kept.take();
+    machine.keys("fp import one/0\r");
+    // Shape 9 of the pretended machine: it was read.
+    let answers: String = lines.iter().map(|line| machine.keys(line)).collect();
+    assert!(answers.contains("shape 9"), "{answers}");
+    machine.keys("fp import one/0\r");
+    let more = long.bytes().len() + 1;
+    assert!(machine.keys(&first_line(more)).contains("found a length of 9601, expected 24 to 9600 bytes"));
+}
+
+/// A snapshot of the greatest length, with nothing in it that anybody knows.
+fn longest() -> Arc<Snapshot> {
+    let mut bytes = snapshot(SCALAR).bytes().to_vec();
+    bytes.resize(kernel::fp::lines::LONGEST, 0x5a);
+    let length = bytes.len() as u32;
+    bytes[8..12].copy_from_slice(&length.to_le_bytes());
+    let sum = crc32(&[&bytes[..20], &bytes[24..]].concat());
+    bytes[20..24].copy_from_slice(&sum.to_le_bytes());
+    Arc::new(Snapshot::from_bytes(bytes).unwrap())
+}
+
+fn first_line(length: usize) -> String {
+    let text = format!("fp-snapshot begin {length}");
+    format!("{text} {:08x}\r", crc32(text.as_bytes()))
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |sum, byte| {
+        (0..8).fold(
+            sum ^ u32::from(*byte),
+            |sum, _| {
+                if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 }
+            },
+        )
+    })
 }
 
 #[test]

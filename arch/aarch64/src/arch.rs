@@ -8,7 +8,7 @@ use kernel::fp::Units;
 
 use crate::chips::GuestChips;
 use crate::cpu::ThisCpu;
-use crate::fp::{SIMD, SVE, Vectors};
+use crate::fp::{self, Vectors};
 use crate::fp_regs::Hardware;
 use crate::guest::Guest;
 use crate::layout;
@@ -28,11 +28,6 @@ impl Arch for Aarch64 {
     type Cpu = ThisCpu;
 
     fn fp_name(units: Units) -> &'static str {
-        match units {
-            units if units.contains(SVE) => "sve",
-            units if units.contains(SIMD) => "simd",
-            // Nobody has SME, though some try.
-            _ => "-",
-        }
+        fp::widest(units)
     }
 }

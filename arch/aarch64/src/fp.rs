@@ -16,7 +16,7 @@ mod length;
 mod steps;
 
 pub use file::File;
-pub use image::{Form, Registers, Scalable, Vectors};
+pub use image::{Form, LAYOUT, Registers, Scalable, Vectors};
 pub use length::{Length, Lengths};
 pub use steps::Step;
 
@@ -28,6 +28,16 @@ pub const SIMD: Units = Units::from_bits_retain(1 << 0);
 pub const SVE: Units = Units::from_bits_retain(1 << 1);
 /// Streaming mode and the ZA array. No guest has it: it has a name so that whoever tries is counted.
 pub const SME: Units = Units::from_bits_retain(1 << 2);
+
+/// Names the widest of some units, for the monitor.
+pub fn widest(units: Units) -> &'static str {
+    match units {
+        units if units.contains(SVE) => "sve",
+        units if units.contains(SIMD) => "simd",
+        // Nobody has SME, though some try.
+        _ => "-",
+    }
+}
 
 bitflags::bitflags! {
     /// The parts of a CPU that have a trap in `CPTR_EL2`.

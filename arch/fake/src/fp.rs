@@ -5,7 +5,7 @@
 //! step, and everything it writes bears its tag, so a value that is lost and a value that is somebody else's
 //! both show.
 
-use kernel::fp::{Form, FpContext, Register, SnapshotError, Units};
+use kernel::fp::{Form, FpContext, Layout, Register, SnapshotError, Units};
 
 /// The scalar view: the low half of every register, and the mode register.
 pub const SCALAR: Units = Units::from_bits_retain(1 << 0);
@@ -241,7 +241,7 @@ impl FpContext for Regs {
     }
 
     /// A number that the ELF standard leaves to whoever wants one.
-    const MACHINE: u16 = 0xfa4e;
+    const LAYOUT: Layout = Layout { machine: 0xfa4e, register };
 
     fn form(&self) -> Form {
         Form { units: self.limit.units, shape: self.limit.narrow as u8, limit: 64 }
@@ -268,18 +268,19 @@ impl FpContext for Regs {
         let wide = main.iter().any(|value: &u64| value & !LOW != 0);
         Ok(Self { limit, main, mode: next(), extra: core::array::from_fn(|_| next()), wide })
     }
+}
 
-    fn register(form: Form, n: usize) -> Option<Register> {
-        let extra = MAIN_REGS + 1;
-        match n {
-            _ if form.shape > Narrow::Zeroes as u8 => None,
-            0..MAIN_REGS => Some(Register::nth("R", n, 0, 8)),
-            MAIN_REGS => Some(Register::alone("MODE", 8 * n, 8)),
-            _ if n < extra + EXTRA_REGS && form.units.contains(EXTRA) => {
-                Some(Register::nth("E", n - extra, 8 * extra, 8))
-            }
-            _ => None,
+/// Names the `n`th register of a snapshot.
+fn register(form: Form, n: usize) -> Option<Register> {
+    let extra = MAIN_REGS + 1;
+    match n {
+        _ if form.shape > Narrow::Zeroes as u8 => None,
+        0..MAIN_REGS => Some(Register::nth("R", n, 0, 8)),
+        MAIN_REGS => Some(Register::alone("MODE", 8 * n, 8)),
+        _ if n < extra + EXTRA_REGS && form.units.contains(EXTRA) => {
+            Some(Register::nth("E", n - extra, 8 * extra, 8))
         }
+        _ => None,
     }
 }
 

@@ -24,9 +24,10 @@ use core::marker::PhantomData;
 use core::mem::size_of;
 
 use kernel::fp::rules::{InForce, Rules, Sound};
-use kernel::fp::{self, FpContext, Register, SnapshotError, Units};
+use kernel::fp::{self, FpContext, Layout, SnapshotError, Units};
 
 pub use image::{Image, Lbt, Line, REGISTERS, Width};
+pub use portable::LAYOUT;
 pub use steps::Step;
 pub use units::{FPU, LASX, LBT, LSX, List, UnitsError, VECTORS, from_cpucfg, hide_others, parse, widest};
 
@@ -365,7 +366,7 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Fp<H, S> {
         registers + if units.contains(LBT) { size_of::<Lbt>() as u64 } else { 0 }
     }
 
-    const MACHINE: u16 = portable::EM_LOONGARCH;
+    const LAYOUT: Layout = LAYOUT;
 
     fn form(&self) -> fp::Form {
         portable::form(self.limit, self.image.form)
@@ -378,9 +379,5 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Fp<H, S> {
     fn import(limit: Units, form: fp::Form, registers: &[u8]) -> Result<Self, SnapshotError> {
         let (status, image, lbt) = portable::read(limit, form, registers)?;
         Ok(Self { limit, image, status, lbt, hardware: PhantomData })
-    }
-
-    fn register(form: fp::Form, n: usize) -> Option<Register> {
-        portable::register(form, n)
     }
 }

@@ -4,6 +4,8 @@
 //! another architecture, vectors of another length and units that the guest does not have are refused, and so is a
 //! snapshot that was cut off or changed on its way. `docs/fp.md` has the format.
 
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -14,7 +16,7 @@ const MAGIC: [u8; 4] = *b"FPSN";
 /// The version of the format that is written, and the only one that is read.
 const VERSION: u16 = 1;
 /// Bytes before the registers.
-const HEADER: usize = 24;
+pub(super) const HEADER: usize = 24;
 /// Where the checksum is.
 const CHECKSUM: core::ops::Range<usize> = 20..24;
 
@@ -27,6 +29,16 @@ pub struct Form {
     pub shape: u8,
     /// The longest vector that the guest could have, in bits.
     pub limit: u16,
+}
+
+/// What snapshots of an architecture are like. It is apart from the code that moves registers, so a machine of another
+/// architecture can read them.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// The ELF machine number.
+    pub machine: u16,
+    /// Names the `n`th register of a snapshot of some form; none where there are no more, or no such form.
+    pub register: fn(form: Form, n: usize) -> Option<Register>,
 }
 
 /// A register in a snapshot.
@@ -152,7 +164,7 @@ impl Snapshot {
         let mut bytes = Vec::with_capacity(HEADER + state.bytes(state.units()) as usize);
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
-        bytes.extend(F::MACHINE.to_le_bytes());
+        bytes.extend(F::LAYOUT.machine.to_le_bytes());
         bytes.extend([0; 4]);
         bytes.extend([form.units.bits(), form.shape]);
         bytes.extend(form.limit.to_le_bytes());
@@ -209,39 +221,53 @@ impl Snapshot {
         Form { units: Units::from_bits_retain(self.0[12]), shape: self.0[13], limit: half(&self.0, 14) }
     }
 
-    /// Makes the state of a guest with `limit` from it.
+    /// Checks that it is one of an architecture, with all of its registers.
     ///
     /// # Errors
-    /// The guest cannot have that state.
-    pub fn state<F: FpContext>(&self, limit: F::Limit) -> Result<F, SnapshotError> {
-        if self.machine() != F::MACHINE {
-            return Err(SnapshotError::Machine { found: self.machine(), expected: F::MACHINE });
+    /// No guest on that architecture can have this state.
+    pub fn check(&self, layout: &Layout) -> Result<(), SnapshotError> {
+        if self.machine() != layout.machine {
+            return Err(SnapshotError::Machine { found: self.machine(), expected: layout.machine });
         }
-        let registers = &self.0[HEADER..];
         let form = self.form();
         let expected = (0..)
-            .map_while(|n| F::register(form, n))
+            .map_while(|n| (layout.register)(form, n))
             .map(|register| register.at + register.bytes)
             .max()
             .ok_or(SnapshotError::Shape(form.shape))?;
-        let found = registers.len();
+        let found = self.0.len() - HEADER;
         if found < expected {
             return Err(SnapshotError::Truncated { found: HEADER + found, expected: HEADER + expected });
         }
         if found > expected {
             return Err(SnapshotError::TooLong { found: HEADER + found, expected: HEADER + expected });
         }
-        F::import(limit, form, registers)
+        Ok(())
+    }
+
+    /// Makes the state of a guest with `limit` from it.
+    ///
+    /// # Errors
+    /// The guest cannot have that state.
+    pub fn state<F: FpContext>(&self, limit: F::Limit) -> Result<F, SnapshotError> {
+        self.check(&F::LAYOUT)?;
+        F::import(limit, self.form(), &self.0[HEADER..])
     }
 
     /// Lists its registers with what they hold, the lowest byte first; none if it is of another architecture.
-    pub fn registers<F: FpContext>(&self) -> impl Iterator<Item = (Register, &[u8])> {
+    pub fn registers(&self, layout: &Layout) -> impl Iterator<Item = (Register, &[u8])> {
         let form = self.form();
-        let known = self.machine() == F::MACHINE;
-        (0..).map_while(move |n| if known { F::register(form, n) } else { None }).map_while(|register| {
+        let register = (self.machine() == layout.machine).then_some(layout.register);
+        (0..).map_while(move |n| register?(form, n)).map_while(|register| {
             let at = HEADER + register.at;
             Some((register, self.0.get(at..at + register.bytes)?))
         })
+    }
+
+    /// Lists its registers for people: names and values, the highest digit first.
+    pub fn named(&self, layout: &Layout) -> Vec<(String, String)> {
+        let digits = |bytes: &[u8]| bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect();
+        self.registers(layout).map(|(register, value)| (register.to_string(), digits(value))).collect()
     }
 }
 
@@ -255,10 +281,14 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from(half(bytes, at)) | u32::from(half(bytes, at + 2)) << 16
 }
 
-/// The CRC-32 of ISO 3309 over everything but the place where it is kept.
+/// The checksum of a snapshot, over everything but the place where it is kept.
 fn checksum(bytes: &[u8]) -> u32 {
-    let parts = bytes[..CHECKSUM.start].iter().chain(&bytes[CHECKSUM.end..]);
-    let sum = parts.fold(u32::MAX, |sum, byte| {
+    crc32(bytes[..CHECKSUM.start].iter().chain(&bytes[CHECKSUM.end..]))
+}
+
+/// The CRC-32 of ISO 3309.
+pub(super) fn crc32<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> u32 {
+    let sum = bytes.into_iter().fold(u32::MAX, |sum, byte| {
         (0..8).fold(sum ^ u32::from(*byte), |sum, _| sum >> 1 ^ if sum & 1 == 1 { 0xedb8_8320 } else { 0 })
     });
     !sum

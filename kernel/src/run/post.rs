@@ -101,9 +101,7 @@ impl<A: Arch> Local<A> {
         let done = match &order {
             FpOrder::Take => self.fp.snapshot(file, id).map(|snapshot| {
                 let length = snapshot.bytes().len();
-                let mut shelf = self.machine.shelf.lock();
-                let kept = shelf.entry(id).or_default();
-                *kept = [Some(Arc::new(snapshot)), kept[0].take()];
+                self.machine.keep(id, snapshot);
                 log::info!("fp {name}/{index}: a snapshot of {length} bytes");
             }),
             FpOrder::PutBack(snapshot) => self.fp.put_back(file, id, snapshot).map(|result| match result {

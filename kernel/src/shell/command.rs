@@ -7,6 +7,8 @@ use core::fmt::{self, Write};
 
 use ::log::LevelFilter;
 
+use super::import::Import;
+use super::registers::{write_differences, write_registers};
 use super::table::Table;
 use super::view::{ActionError, Audit, FpCounters, Monitor, VcpuState, VmState, VmView};
 use crate::console::Mode;
@@ -20,7 +22,19 @@ struct Command {
     name: &'static str,
     arguments: &'static str,
     help: &'static str,
-    run: fn(&[&str], &mut dyn Write, &dyn Monitor) -> Outcome,
+    run: fn(&[&str], &mut Out<'_>, &dyn Monitor) -> Outcome,
+}
+
+/// What a command writes to, and what is to happen after it.
+pub(super) struct Out<'a> {
+    screen: &'a mut dyn Write,
+    import: Option<Import>,
+}
+
+impl Write for Out<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.screen.write_str(text)
+    }
 }
 
 /// All commands, in the order in which `help` lists them.
@@ -45,6 +59,13 @@ const COMMANDS: &[Command] = &[
         name: "fp",
         arguments: "restore VCPU [FROM]",
         help: "puts a snapshot back, or another's",
+        run: fp,
+    },
+    Command { name: "fp", arguments: "export VCPU", help: "its newest snapshot as lines of text", run: fp },
+    Command {
+        name: "fp",
+        arguments: "import VCPU",
+        help: "keeps a snapshot from such lines for it",
         run: fp,
     },
     Command { name: "fp", arguments: "policy NAME POLICY", help: "changes a guest's FP policy", run: fp },
@@ -100,12 +121,13 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Runs a line and writes what it has to say to `out`.
-pub(super) fn run(line: &str, out: &mut dyn Write, monitor: &dyn Monitor) {
+/// Runs a line and writes what it has to say to `screen`. Returns what takes the lines after it, if it is not the prompt.
+pub(super) fn run(line: &str, screen: &mut dyn Write, monitor: &dyn Monitor) -> Option<Import> {
+    let mut out = Out { screen, import: None };
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
-    let Some((&name, arguments)) = words.split_first() else { return };
+    let (&name, arguments) = words.split_first()?;
     let outcome = match COMMANDS.iter().find(|command| command.name == name) {
-        Some(command) => (command.run)(arguments, out, monitor),
+        Some(command) => (command.run)(arguments, &mut out, monitor),
         None => {
             let mut known: Vec<String> = COMMANDS.iter().map(|command| command.name.to_string()).collect();
             known.dedup();
@@ -116,9 +138,10 @@ pub(super) fn run(line: &str, out: &mut dyn Write, monitor: &dyn Monitor) {
         // A screen that fails leaves nobody to tell.
         let _ = writeln!(out, "{refusal}");
     }
+    out.import
 }
 
-fn help(arguments: &[&str], out: &mut dyn Write, _: &dyn Monitor) -> Outcome {
+fn help(arguments: &[&str], out: &mut Out<'_>, _: &dyn Monitor) -> Outcome {
     none(arguments, "help")?;
     for Command { name, arguments, help, .. } in COMMANDS {
         let form = format!("{name} {arguments}");
@@ -128,7 +151,7 @@ fn help(arguments: &[&str], out: &mut dyn Write, _: &dyn Monitor) -> Outcome {
     Ok(())
 }
 
-fn vm(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome {
+fn vm(arguments: &[&str], out: &mut Out<'_>, monitor: &dyn Monitor) -> Outcome {
     const USAGE: &str = "vm [stop|start|restart|console NAME]";
     let act = match *arguments {
         [] => return Ok(list_vms(out, monitor)?),
@@ -170,7 +193,7 @@ fn focus(name: &str, monitor: &dyn Monitor) -> Outcome {
     Ok(())
 }
 
-fn vcpu(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome {
+fn vcpu(arguments: &[&str], out: &mut Out<'_>, monitor: &dyn Monitor) -> Outcome {
     none(arguments, "vcpu")?;
     let mut table = Table::new(&["VCPU", "STATE", "HOME", "SECONDS", "EXITS", "MIGRATIONS"]);
     for vcpu in monitor.vcpus() {
@@ -188,7 +211,7 @@ fn vcpu(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outco
     Ok(table.write(out)?)
 }
 
-fn cpu(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome {
+fn cpu(arguments: &[&str], out: &mut Out<'_>, monitor: &dyn Monitor) -> Outcome {
     none(arguments, "cpu")?;
     let mut table = Table::new(&["CPU", "LOAD", "IDLE", "RUNS", "QUEUED", "EXITS", "SWITCHES"]);
     for cpu in monitor.cpus() {
@@ -202,8 +225,8 @@ fn cpu(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outcom
     Ok(table.write(out)?)
 }
 
-fn fp(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome {
-    const USAGE: &str = "fp [dump [VCPU] | snapshot VCPU | diff VCPU | restore VCPU [FROM] | policy NAME POLICY | audit on|off]";
+fn fp(arguments: &[&str], out: &mut Out<'_>, monitor: &dyn Monitor) -> Outcome {
+    const USAGE: &str = "fp [dump [VCPU] | snapshot|diff|export|import VCPU | restore VCPU [FROM] | policy NAME POLICY | audit on|off]";
     match *arguments {
         [] => Ok(ledger(out, monitor)?),
         ["dump"] => Ok(dump(out, monitor)?),
@@ -212,6 +235,14 @@ fn fp(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome
         ["snapshot", vcpu] => about(vcpu, monitor.take_fp(vcpu)),
         ["restore", vcpu] => about(vcpu, monitor.put_back_fp(vcpu, vcpu)),
         ["restore", vcpu, from] => about(vcpu, monitor.put_back_fp(vcpu, from)),
+        ["export", vcpu] => match monitor.newest_fp(vcpu) {
+            Some(snapshot) => Ok(snapshot.write_lines(out)?),
+            None => about(vcpu, Err(ActionError::NoSnapshot)),
+        },
+        ["import", vcpu] => {
+            out.import = Some(Import::new(vcpu, monitor).map_err(|error| refused(vcpu, error))?);
+            Ok(writeln!(out, "type the lines that fp export writes; Ctrl-C gives up")?)
+        }
         ["policy", name, policy] => {
             let vm = find(name, monitor)?;
             if !monitor.policies().contains(&policy) {
@@ -231,27 +262,27 @@ fn fp(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome
             monitor.set_audit(audit);
             Ok(())
         }
-        ["dump" | "snapshot" | "diff" | "restore" | "policy" | "audit", ..] => Err(Refusal::Usage(USAGE)),
-        [word, ..] => {
-            Err(unknown("action", word, &["dump", "snapshot", "diff", "restore", "policy", "audit"]))
-        }
+        [word, ..] if FP_ACTIONS.contains(&word) => Err(Refusal::Usage(USAGE)),
+        [word, ..] => Err(unknown("action", word, &FP_ACTIONS)),
     }
 }
 
+/// What `fp` can be told to do.
+const FP_ACTIONS: [&str; 8] = ["dump", "snapshot", "diff", "restore", "export", "import", "policy", "audit"];
+
 fn about(vcpu: &str, result: Result<(), ActionError>) -> Outcome {
-    result.map_err(|error| Refusal::Action { name: vcpu.to_string(), error })
+    result.map_err(|error| refused(vcpu, error))
 }
 
-/// The registers in the newest snapshot of a vCPU. Those that are zero are only counted.
+fn refused(vcpu: &str, error: ActionError) -> Refusal {
+    Refusal::Action { name: vcpu.to_string(), error }
+}
+
+/// The registers in the newest snapshot of a vCPU.
 fn registers(vcpu: &str, out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome {
     let [newest, _] = monitor.fp_snapshots(vcpu);
     let Some(newest) = newest else { return about(vcpu, Err(ActionError::NoSnapshot)) };
-    let (zero, other): (Vec<_>, Vec<_>) =
-        newest.into_iter().partition(|(_, value)| value.bytes().all(|digit| digit == b'0'));
-    for (name, value) in other {
-        writeln!(out, "{name:<8} {value}")?;
-    }
-    Ok(writeln!(out, "{} others are zero", zero.len())?)
+    Ok(write_registers(out, newest)?)
 }
 
 /// What the two newest snapshots of a vCPU differ in.
@@ -259,25 +290,7 @@ fn differences(vcpu: &str, out: &mut dyn Write, monitor: &dyn Monitor) -> Outcom
     let [Some(new), Some(old)] = monitor.fp_snapshots(vcpu) else {
         return about(vcpu, Err(ActionError::NoSnapshot));
     };
-    let value = |all: &[(String, String)], name: &str| {
-        all.iter().find(|(known, _)| known == name).map_or("-".to_string(), |(_, value)| value.clone())
-    };
-    let mut names: Vec<&String> = old.iter().chain(&new).map(|(name, _)| name).collect();
-    let mut seen = Vec::new();
-    names.retain(|name| {
-        let fresh = !seen.contains(name);
-        seen.push(*name);
-        fresh
-    });
-    let mut count = 0;
-    for name in names {
-        let (before, after) = (value(&old, name), value(&new, name));
-        if before != after {
-            count += 1;
-            writeln!(out, "{name:<8} {before} -> {after}")?;
-        }
-    }
-    Ok(writeln!(out, "{count} registers differ")?)
+    Ok(write_differences(out, &old, &new)?)
 }
 
 /// The ledger for humans: who owns what, then what it cost.
@@ -322,7 +335,7 @@ fn dump(out: &mut dyn Write, monitor: &dyn Monitor) -> fmt::Result {
     Ok(())
 }
 
-fn trace(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome {
+fn trace(arguments: &[&str], out: &mut Out<'_>, monitor: &dyn Monitor) -> Outcome {
     let count = match *arguments {
         [] => Some(TRACE),
         ["dump"] => return Ok(monitor.dump_trace(out)?),
@@ -333,7 +346,7 @@ fn trace(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outc
     Ok(monitor.trace(out, count)?)
 }
 
-fn log(arguments: &[&str], out: &mut dyn Write, _: &dyn Monitor) -> Outcome {
+fn log(arguments: &[&str], out: &mut Out<'_>, _: &dyn Monitor) -> Outcome {
     match *arguments {
         [] => {}
         [word] => {
@@ -354,7 +367,7 @@ fn log(arguments: &[&str], out: &mut dyn Write, _: &dyn Monitor) -> Outcome {
     Ok(writeln!(out)?)
 }
 
-fn quit(arguments: &[&str], out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome {
+fn quit(arguments: &[&str], out: &mut Out<'_>, monitor: &dyn Monitor) -> Outcome {
     none(arguments, "quit")?;
     writeln!(out, "powering off")?;
     monitor.power_off();

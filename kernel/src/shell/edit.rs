@@ -130,7 +130,8 @@ impl Editor {
         Edit::Replace(erased)
     }
 
-    fn clear(&mut self) {
+    /// Forgets the line and begins the next.
+    pub(super) fn clear(&mut self) {
         (self.line, self.shown) = (Line::EMPTY, 0);
     }
 }

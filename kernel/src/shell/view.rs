@@ -1,11 +1,13 @@
 //! What the prompt can see and do: the machine as plain values.
 
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
 use crate::addr::{CpuId, VmId};
 use crate::console::{Console, PortId};
+use crate::fp::{Snapshot, SnapshotError};
 
 /// A virtual machine as it was a moment ago.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,11 +215,14 @@ pub enum ActionError {
     NoSuchVcpu,
     /// No snapshot was taken.
     NoSnapshot,
+    /// It is a snapshot of state that no guest can have here.
+    Snapshot(SnapshotError),
 }
 
 impl fmt::Display for ActionError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
+            Self::Snapshot(error) => return error.fmt(out),
             Self::NotRunning => "it is not running",
             Self::AlreadyRunning => "it is running already",
             Self::NotBuilt => "it could not be built; the log at boot says why",
@@ -267,6 +272,10 @@ pub trait Monitor {
     fn put_back_fp(&self, vcpu: &str, from: &str) -> Result<(), ActionError>;
     /// The registers of the newest snapshot of a vCPU and of the one before it: names and values, the highest digit first.
     fn fp_snapshots(&self, vcpu: &str) -> [Option<Vec<(String, String)>>; 2];
+    /// The newest snapshot of a vCPU.
+    fn newest_fp(&self, vcpu: &str) -> Option<Arc<Snapshot>>;
+    /// Keeps a snapshot from elsewhere as the newest of a vCPU, which it need not be of.
+    fn keep_fp(&self, vcpu: &str, snapshot: Snapshot) -> Result<(), ActionError>;
     /// Turns the auditor on or off.
     fn set_audit(&self, audit: Audit);
     /// Powers the machine off.

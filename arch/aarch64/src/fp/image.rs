@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 use core::mem::size_of;
 
 use kernel::fp::rules::{InForce, Rules, Sound};
-use kernel::fp::{self, FpContext, Register, SnapshotError, Units};
+use kernel::fp::{self, FpContext, Layout, Register, SnapshotError, Units};
 
 use super::{File, FpRegs, Length, SIMD, SVE, Step};
 
@@ -270,8 +270,7 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Vectors<H, S> {
         if units.contains(SVE) { self.bytes } else { size_of::<Registers>() as u64 }
     }
 
-    /// EM_AARCH64.
-    const MACHINE: u16 = 183;
+    const LAYOUT: Layout = LAYOUT;
 
     fn form(&self) -> fp::Form {
         let shape = if Self::form(self) == Form::Sve { WHOLE } else { NARROW };
@@ -325,30 +324,37 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Vectors<H, S> {
         }
         Ok(state)
     }
+}
 
-    fn register(form: fp::Form, n: usize) -> Option<Register> {
-        let vectors = controls(form.units);
-        let zcr = usize::from(form.units.contains(SVE));
-        let n = match n {
-            0 => return Some(Register::alone("FPSR", 0, 8)),
-            1 => return Some(Register::alone("FPCR", 8, 8)),
-            2 if zcr == 1 => return Some(Register::alone("ZCR_EL1", 16, 8)),
-            _ => n - 2 - zcr,
-        };
-        if form.shape == NARROW {
-            return (n < 32).then(|| Register::nth("V", n, vectors, size_of::<u128>()));
-        }
-        if form.shape != WHOLE || !form.units.contains(SVE) {
-            return None;
-        }
-        let length = Length::from_bits(form.limit.into())?;
-        let predicates = vectors + 32 * length.bytes();
-        match n {
-            0..32 => Some(Register::nth("Z", n, vectors, length.bytes())),
-            32..48 => Some(Register::nth("P", n - 32, predicates, length.bytes() / 8)),
-            48 => Some(Register::alone("FFR", predicates + 2 * length.bytes(), length.bytes() / 8)),
-            _ => None,
-        }
+/// What snapshots are like.
+pub const LAYOUT: Layout = Layout { machine: EM_AARCH64, register };
+
+/// The ELF machine number of AArch64.
+const EM_AARCH64: u16 = 183;
+
+/// Names the `n`th register of a snapshot.
+fn register(form: fp::Form, n: usize) -> Option<Register> {
+    let vectors = controls(form.units);
+    let zcr = usize::from(form.units.contains(SVE));
+    let n = match n {
+        0 => return Some(Register::alone("FPSR", 0, 8)),
+        1 => return Some(Register::alone("FPCR", 8, 8)),
+        2 if zcr == 1 => return Some(Register::alone("ZCR_EL1", 16, 8)),
+        _ => n - 2 - zcr,
+    };
+    if form.shape == NARROW {
+        return (n < 32).then(|| Register::nth("V", n, vectors, size_of::<u128>()));
+    }
+    if form.shape != WHOLE || !form.units.contains(SVE) {
+        return None;
+    }
+    let length = Length::from_bits(form.limit.into())?;
+    let predicates = vectors + 32 * length.bytes();
+    match n {
+        0..32 => Some(Register::nth("Z", n, vectors, length.bytes())),
+        32..48 => Some(Register::nth("P", n - 32, predicates, length.bytes() / 8)),
+        48 => Some(Register::alone("FFR", predicates + 2 * length.bytes(), length.bytes() / 8)),
+        _ => None,
     }
 }
 

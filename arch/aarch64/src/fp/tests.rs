@@ -245,7 +245,7 @@ fn a_length_that_the_cpu_lacks_is_our_bug() {
 #[test]
 fn a_snapshot_has_registers_by_the_form_of_the_image() {
     let names = |snapshot: &Snapshot| {
-        let names = snapshot.registers::<Vectors<Log>>().map(|(register, _)| register.to_string());
+        let names = snapshot.registers(&LAYOUT).map(|(register, _)| register.to_string());
         names.collect::<alloc::vec::Vec<_>>()
     };
     let simd = Snapshot::take(&image(0));
@@ -271,6 +271,18 @@ fn a_snapshot_has_registers_by_the_form_of_the_image() {
     );
     let again = whole.state::<Vectors<Log>>(Length::from_bits(512)).unwrap();
     assert_eq!((again.form(), Snapshot::take(&again)), (Form::Sve, whole));
+}
+
+#[test]
+fn the_longest_snapshot_can_be_written_as_lines() {
+    let mut file = file(&[128, 256, 512, 1024, 2048]);
+    let mut used = image(2048);
+    used.restore(&mut file, SIMD | SVE);
+    used.save(&mut file, SIMD | SVE);
+    used.save(&mut file, SIMD | SVE);
+    let length = Snapshot::take(&used).bytes().len();
+    assert_eq!(length, 24 + 24 + 32 * 256 + 17 * 32);
+    assert!(length <= kernel::fp::lines::LONGEST);
 }
 
 #[test]

@@ -5,14 +5,17 @@
 
 use alloc::vec::Vec;
 
-use kernel::fp::{Form, Register, SnapshotError, Units};
+use kernel::fp::{Form, Layout, Register, SnapshotError, Units};
 
 use super::Status;
 use super::image::{Image, Lbt, Line, REGISTERS, Width};
 use super::units::{LBT, widest};
 
+/// What snapshots are like.
+pub const LAYOUT: Layout = Layout { machine: EM_LOONGARCH, register };
+
 /// The ELF machine number of LoongArch.
-pub(super) const EM_LOONGARCH: u16 = 258;
+const EM_LOONGARCH: u16 = 258;
 
 /// Bytes of FCSR0, FCC and TOP.
 const STATUS: usize = 6;
@@ -79,7 +82,7 @@ pub(super) fn read(limit: Units, form: Form, bytes: &[u8]) -> Result<(Status, Im
 }
 
 /// Names the `n`th register.
-pub(super) fn register(form: Form, n: usize) -> Option<Register> {
+fn register(form: Form, n: usize) -> Option<Register> {
     let width = width(form)?;
     let (count, bytes) = (registers(form.units), 8 * width.words());
     let name = ["F", "VR", "XR"][width as usize];

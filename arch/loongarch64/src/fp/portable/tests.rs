@@ -30,7 +30,7 @@ fn a_snapshot_has_registers_as_wide_as_they_were_used() {
         let snapshot = Snapshot::take(&used(limit, units));
         assert_eq!(snapshot.bytes().len(), 24 + bytes);
         let names: Vec<String> =
-            snapshot.registers::<Fp<Model>>().map(|(register, _)| register.to_string()).collect();
+            snapshot.registers(&LAYOUT).map(|(register, _)| register.to_string()).collect();
         assert_eq!(names[..4].join(" "), ["FCSR FCC TOP", first].join(" "));
         assert_eq!(names.len(), if limit.contains(LBT) { 40 } else { 35 });
         let again = snapshot.state::<Fp<Model>>(limit).unwrap();

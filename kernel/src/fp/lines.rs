@@ -1,0 +1,240 @@
+//! Snapshots as lines of text, which is how one goes over a console: out of this machine, or into it.
+//!
+//! ```text
+//! fp-snapshot begin 552 57d17f4a
+//! 000 RlBTTgEAtwAoAgAAAQCAAAAAAADvLEFdAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA 0c51f2d8
+//! ...
+//! fp-snapshot end d9cb2bd4
+//! ```
+//!
+//! The first line has the length of the snapshot in bytes, the lines between it and the last have a number and 48 bytes
+//! each, fewer in the last of them, in base64 (RFC 4648, section 4). Each line ends with the CRC-32 (ISO 3309) of the
+//! characters before the blank in front of it. There is one way to write each line, and it is the only one that is read.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::{self, Write};
+
+use super::snapshot::{HEADER, Snapshot, SnapshotError, crc32};
+
+/// How the first line and the last one start.
+const HEAD: &str = "fp-snapshot";
+/// Bytes of a snapshot in a line. 48 make 64 characters, and all of a line fits on a terminal of 80 columns.
+const PART: usize = 48;
+/// The longest snapshot that can be written as lines, in bytes. SVE with vectors of 2,048 bits makes 8,784; 200 lines of 79
+/// characters, with what is around them, are what the prompt's port holds (16 KiB).
+pub const LONGEST: usize = 200 * PART;
+/// Hexadecimal digits of a checksum.
+const SUM_DIGITS: usize = 8;
+/// The 64 characters, by the value they stand for (RFC 4648, table 1), and the one that fills up.
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+const FILLER: char = '=';
+
+impl Snapshot {
+    /// Writes it as lines.
+    ///
+    /// # Errors
+    /// `out` fails.
+    pub fn write_lines(&self, out: &mut dyn Write) -> fmt::Result {
+        writeln!(out, "{}", checked(first(self.bytes().len())))?;
+        for (n, part) in self.bytes().chunks(PART).enumerate() {
+            writeln!(out, "{}", checked(middle(n, part)))?;
+        }
+        writeln!(out, "{}", checked(last()))
+    }
+}
+
+fn first(length: usize) -> String {
+    format!("{HEAD} begin {length}")
+}
+
+fn middle(n: usize, part: &[u8]) -> String {
+    format!("{n:03} {}", to_base64(part))
+}
+
+fn last() -> String {
+    format!("{HEAD} end")
+}
+
+/// A line with its checksum.
+fn checked(line: String) -> String {
+    let sum = crc32(line.as_bytes());
+    line + &format!(" {sum:08x}")
+}
+
+fn to_base64(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let bits =
+            three.iter().enumerate().fold(0_u32, |bits, (n, byte)| bits | u32::from(*byte) << (16 - 8 * n));
+        for n in 0..4 {
+            let value = bits >> (18 - 6 * n) & 0x3f;
+            text.push(if n <= three.len() { ALPHABET[value as usize].into() } else { FILLER });
+        }
+    }
+    text
+}
+
+/// Reads base64 as far as it is some; whether that is all is seen by writing it again.
+fn from_base64(text: &str) -> Vec<u8> {
+    let digits = text.bytes().map_while(|c| ALPHABET.iter().position(|known| *known == c));
+    let (mut bytes, mut bits, mut count) = (Vec::new(), 0, 0);
+    for digit in digits {
+        (bits, count) = ((bits << 6 | digit) & 0xfff, count + 6);
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+        }
+    }
+    bytes
+}
+
+/// A line of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// The first.
+    Begin,
+    /// The one with this number.
+    Part(usize),
+    /// The last.
+    End,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Begin => write!(f, "{HEAD} begin"),
+            Self::Part(n) => write!(f, "line {n:03}"),
+            Self::End => write!(f, "{HEAD} end"),
+        }
+    }
+}
+
+/// Why a line was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineError {
+    /// It is no line of a snapshot, or it changed on its way.
+    Garbled {
+        /// The line that should come.
+        expected: Line,
+    },
+    /// It is another line than the one that should come.
+    Order {
+        /// The line that came.
+        found: Line,
+        /// The line that should come.
+        expected: Line,
+    },
+    /// It announces a snapshot of a length that none has.
+    Length(usize),
+    /// There is no memory for so many bytes.
+    Memory(usize),
+    /// It is the last line, and one before it is missing. The next should be the first again.
+    Missing(Line),
+    /// It was the last line, and what all of them say is no snapshot. The next should be the first again.
+    Unsound(SnapshotError),
+}
+
+impl LineError {
+    /// Whether nothing is left of the lines before it.
+    pub fn is_end(self) -> bool {
+        matches!(self, Self::Missing(_) | Self::Unsound(_))
+    }
+}
+
+impl fmt::Display for LineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Garbled { expected } => {
+                write!(f, "no such line, or changed on its way: expected {expected}")
+            }
+            Self::Order { found, expected } => write!(f, "found {found}, expected {expected}"),
+            Self::Length(found) => {
+                write!(f, "found a length of {found}, expected {HEADER} to {LONGEST} bytes")
+            }
+            Self::Memory(bytes) => write!(f, "there is no memory for {bytes} bytes"),
+            Self::Missing(line) => write!(f, "found {}, and {line} is missing", Line::End),
+            Self::Unsound(error) => write!(f, "all lines are there, but {error}"),
+        }
+    }
+}
+
+/// Reads a snapshot from lines. A line that is not taken changes nothing, so it may be sent again; the first line starts
+/// anew whenever it comes.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// The announced length, and the bytes so far; none before the first line.
+    begun: Option<(usize, Vec<u8>)>,
+}
+
+impl Reader {
+    /// Tells which line should come next.
+    pub fn expected(&self) -> Line {
+        match &self.begun {
+            None => Line::Begin,
+            Some((length, bytes)) if bytes.len() < *length => Line::Part(bytes.len() / PART),
+            Some(_) => Line::End,
+        }
+    }
+
+    /// Takes a line; with the last one, returns the snapshot.
+    ///
+    /// # Errors
+    /// Says why it was not taken.
+    pub fn line(&mut self, line: &str) -> Result<Option<Snapshot>, LineError> {
+        let expected = self.expected();
+        let garbled = LineError::Garbled { expected };
+        let words: Vec<&str> = line.split(' ').collect();
+        let text = line.len().checked_sub(SUM_DIGITS + 1).and_then(|end| line.get(..end)).unwrap_or_default();
+        // Each line is written again, since what looks alike need not be the same.
+        let sound = |again: String| again == text && checked(again) == line;
+        match words[..] {
+            [HEAD, "begin", length, _] => {
+                let length = length.parse().map_err(|_| garbled)?;
+                if sound(first(length)) { self.begin(length) } else { Err(garbled) }
+            }
+            [HEAD, "end", _] if sound(last()) => self.end(),
+            [n, data, _] => {
+                let (n, part) = (n.parse().map_err(|_| garbled)?, from_base64(data));
+                if sound(middle(n, &part)) { self.part(n, &part) } else { Err(garbled) }
+            }
+            _ => Err(garbled),
+        }
+    }
+
+    fn begin(&mut self, length: usize) -> Result<Option<Snapshot>, LineError> {
+        if !(HEADER..=LONGEST).contains(&length) {
+            return Err(LineError::Length(length));
+        }
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length).map_err(|_| LineError::Memory(length))?;
+        self.begun = Some((length, bytes));
+        Ok(None)
+    }
+
+    fn part(&mut self, n: usize, part: &[u8]) -> Result<Option<Snapshot>, LineError> {
+        let expected = self.expected();
+        match &mut self.begun {
+            Some((length, bytes)) if expected == Line::Part(n) => {
+                if part.len() != PART.min(*length - bytes.len()) {
+                    return Err(LineError::Garbled { expected });
+                }
+                bytes.extend(part);
+                Ok(None)
+            }
+            _ => Err(LineError::Order { found: Line::Part(n), expected }),
+        }
+    }
+
+    fn end(&mut self) -> Result<Option<Snapshot>, LineError> {
+        let expected = self.expected();
+        match self.begun.take() {
+            Some((_, bytes)) if expected == Line::End => {
+                Snapshot::from_bytes(bytes).map(Some).map_err(LineError::Unsound)
+            }
+            Some(_) => Err(LineError::Missing(expected)),
+            None => Err(LineError::Order { found: Line::End, expected }),
+        }
+    }
+}
