@@ -42,6 +42,8 @@ pub(crate) struct Job<'a> {
     pub(crate) bootargs: &'a str,
     /// What to type.
     pub(crate) script: Option<&'a str>,
+    /// Where the script's files are.
+    pub(crate) folder: &'a Path,
     /// How long it may take.
     pub(crate) limit: Duration,
     /// What to do to the device tree.
@@ -117,7 +119,8 @@ impl Lab {
     /// It could not start. How it went is no error here.
     pub(crate) fn run(&self, job: Job<'_>, listener: &mut dyn Listener) -> Result<Report> {
         let guests: Vec<String> = job.vms.iter().map(|vm| vm.name.clone()).collect();
-        let script = job.script.map(|text| Script::parse(text, &console_names(&guests))).transpose()?;
+        let script =
+            job.script.map(|text| Script::parse(text, &console_names(&guests), job.folder)).transpose()?;
         let qemu = self.tools.emulator(self.arch, job.machine.emulator);
         let boot = Boot { machine: &job.machine, qemu, image: self.image()? };
         let scratch = Scratch::new()?;

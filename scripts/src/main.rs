@@ -6,6 +6,7 @@
 mod arch;
 mod bench;
 mod flat;
+mod fp;
 mod lab;
 mod payload;
 mod run;
@@ -30,7 +31,7 @@ struct Command {
 }
 
 /// Every command, in the order of the help text.
-const COMMANDS: &[Command] = &[setup::COMMAND, run::COMMAND, test::COMMAND, bench::COMMAND];
+const COMMANDS: &[Command] = &[setup::COMMAND, run::COMMAND, test::COMMAND, bench::COMMAND, fp::COMMAND];
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);

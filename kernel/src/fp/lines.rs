@@ -1,10 +1,10 @@
 //! Snapshots as lines of text, which is how one goes over a console: out of this machine, or into it.
 //!
 //! ```text
-//! fp-snapshot begin 552 57d17f4a
-//! 000 RlBTTgEAtwAoAgAAAQCAAAAAAADvLEFdAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA 0c51f2d8
+//! fp-snapshot begin 286 e1372e80
+//! 000 RlBTTgEAAgEeAQAAAQBAAAAAAADNXIsMDQMOAvIABCUAAAAAAwALmQAABAADAK9u cb8ec0c0
 //! ...
-//! fp-snapshot end d9cb2bd4
+//! fp-snapshot end 06236275
 //! ```
 //!
 //! The first line has the length of the snapshot in bytes, the lines between it and the last have a number and 48 bytes
@@ -162,7 +162,7 @@ impl fmt::Display for LineError {
 
 /// Reads a snapshot from lines. A line that is not taken changes nothing, so it may be sent again; the first line starts
 /// anew whenever it comes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Reader {
     /// The announced length, and the bytes so far; none before the first line.
     begun: Option<(usize, Vec<u8>)>,

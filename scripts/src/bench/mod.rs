@@ -17,6 +17,7 @@ use crate::workspace::Workspace;
 use anyhow::{Context, Result};
 pub(crate) use operations::{ARCHS, check};
 use std::fmt::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -110,8 +111,15 @@ impl Boot {
             weight: 256,
         };
         let machine = machine(lab.arch)?;
-        let job =
-            Job { machine, vms: vec![vm], bootargs: "", script: None, limit: PATIENCE, spoil: &unspoiled };
+        let job = Job {
+            machine,
+            vms: vec![vm],
+            bootargs: "",
+            script: None,
+            folder: Path::new(""),
+            limit: PATIENCE,
+            spoil: &unspoiled,
+        };
         let report = lab.run(job, listener)?;
         report.fates.verdict(&report.ending).map_err(anyhow::Error::msg)
     }

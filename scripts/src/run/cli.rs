@@ -63,7 +63,9 @@ Scripts are lines of
                           after what an earlier `expect` on it found; it need not be a whole line
   CONSOLE send "TEXT"     type TEXT and Enter
   CONSOLE type "TEXT"     type TEXT alone
-  timeout SECONDS         how long each `expect` from here on may take (60 at first)
+  save VCPU "FILE"        write the newest FP snapshot of VCPU to FILE (`fp snapshot VCPU` at the prompt takes one)
+  load VCPU "FILE"        import a snapshot from FILE for VCPU (`fp restore VCPU` then puts it back)
+  timeout SECONDS         how long each `expect` and `save` from here on may take (60 at first)
   pause SECONDS           wait
   # ...                   a comment
 In TEXT, \n \r \t \e \" \\ and \xHH are what they are in Rust or C. When the script is over, the run goes on until

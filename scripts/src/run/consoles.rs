@@ -80,6 +80,19 @@ impl Consoles {
         Some(text.dropped + start + at + wanted.len())
     }
 
+    /// Counts the bytes of all that a console ever said.
+    pub(crate) fn said(&self, console: usize) -> usize {
+        self.texts.get(console).map_or(0, |text| text.dropped + text.kept.len())
+    }
+
+    /// Returns what a console said after the first `from` bytes, as far as it is kept.
+    pub(crate) fn text(&self, console: usize, from: usize) -> &[u8] {
+        self.texts.get(console).map_or(&[], |text| {
+            let start = from.saturating_sub(text.dropped).min(text.kept.len());
+            &text.kept[start..]
+        })
+    }
+
     /// Returns the last lines of a console, each with its name before it.
     pub(crate) fn tail(&self, console: usize) -> String {
         let kept = self.texts.get(console).map_or(&[][..], |text| &text.kept);

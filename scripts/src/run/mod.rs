@@ -139,7 +139,7 @@ fn read_script(request: &Request, vms: &[Vm]) -> Result<Option<Script>> {
     let Some(path) = &request.script else { return Ok(None) };
     let text = std::fs::read_to_string(path).with_context(|| format!("--script {}", path.display()))?;
     let names: Vec<String> = vms.iter().map(|vm| vm.name.clone()).collect();
-    let script = Script::parse(&text, &watch::console_names(&names));
+    let script = Script::parse(&text, &watch::console_names(&names), Path::new(""));
     Ok(Some(script.with_context(|| format!("--script {}", path.display()))?))
 }
 

@@ -242,7 +242,8 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", machine]);
         let guests = vec!["a".to_string(), "b".to_string()];
-        let script = script.map(|text| Script::parse(text, &console_names(&guests)).unwrap());
+        let script = script
+            .map(|text| Script::parse(text, &console_names(&guests), std::path::Path::new("")).unwrap());
         let limit = Some(Duration::from_millis(limit));
         let plan = Plan { line: Line::Framed, guests, script, limit };
         watch(Qemu::start(command, Keyboard::Here).unwrap(), plan, lines).unwrap()

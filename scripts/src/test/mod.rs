@@ -11,6 +11,7 @@ use crate::bench;
 use crate::lab::{Job, Lab, Stock};
 use crate::payload;
 use crate::run::watch::console_names;
+use crate::scratch::Scratch;
 use crate::workspace::Workspace;
 use crate::{Command, setup};
 use anyhow::{Context, Result};
@@ -216,11 +217,21 @@ impl stanza::Files for Lab {
     }
 }
 
-/// Runs one test that boots Fermata.
+/// Runs one test that boots Fermata, once or several times.
 fn boot_one(lab: &Lab, test: &stanza::Test, log: &Path) -> Result<()> {
+    let folder = Scratch::new()?;
+    for boot in std::iter::once(test).chain(&test.then) {
+        boot_once(lab, boot, log, folder.path())?;
+    }
+    Ok(())
+}
+
+/// Boots Fermata once for a test, whose script has its files in `folder`.
+fn boot_once(lab: &Lab, test: &stanza::Test, log: &Path, folder: &Path) -> Result<()> {
     let vms = test.vms(lab)?;
     let names: Vec<String> = vms.iter().map(|vm| vm.name.clone()).collect();
-    let file = File::create(log).with_context(|| log.display().to_string())?;
+    let file =
+        File::options().append(true).create(true).open(log).with_context(|| log.display().to_string())?;
     let mut judge = Judge::new(test, &console_names(&names), file);
     if let ([vm], true) = (vms.as_slice(), test.bare) {
         let report = lab.run_bare(&test.machine, vm, test.limit, &mut judge)?;
@@ -231,6 +242,7 @@ fn boot_one(lab: &Lab, test: &stanza::Test, log: &Path) -> Result<()> {
         vms,
         bootargs: &test.bootargs,
         script: test.script.as_deref(),
+        folder,
         limit: test.limit,
         spoil: &|tree| sabotage::apply(&test.sabotage, tree),
     };

@@ -26,7 +26,8 @@
 //! forbid = ["not ok"]              # no line may have this; "not ok" is what holds where nothing is given
 //! exit = "off"                     # off, crash, not-started, halted, panic, expect: see `Exit`
 //! unchecked = true                 # let through what the host tool refuses, to see what Fermata says
-//! script = '''a expect "# "'''     # typed as by `cargo xtask run --script`
+//! script = '''a expect "# "'''     # typed as by `cargo xtask run --script`; all boots of a test share a folder for its files
+//! then = [{ cpus = 1 }]            # boots after this one, with the same keys but for the names; all have to go well
 //! break = [                        # done to the device tree, in order; guests are below /chosen, their modules are
 //!     { delete = "/chosen/a/kernel" },                             # `kernel` and `ramdisk`
 //!     { set = { node = "/chosen/a", property = "cpus", cells = [9999] } },     # or text = "...", or bytes = [...]
@@ -89,6 +90,7 @@ impl OneOrMore {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stanza {
+    #[serde(default)]
     name: String,
     arch: Option<OneOrMore>,
     emulator: Option<String>,
@@ -118,6 +120,8 @@ struct Stanza {
     script: Option<String>,
     #[serde(default, rename = "break")]
     sabotage: Vec<Sabotage>,
+    #[serde(default)]
+    then: Vec<Stanza>,
 }
 
 /// A guest of a test.
@@ -176,6 +180,8 @@ pub(crate) struct Test {
     pub(crate) script: Option<String>,
     /// What to do to the device tree.
     pub(crate) sabotage: Vec<Sabotage>,
+    /// What is booted afterwards.
+    pub(crate) then: Vec<Test>,
     guests: Vec<Guest>,
     policy: Option<Policy>,
     unchecked: bool,
@@ -246,6 +252,18 @@ fn expand_for(stanza: &Stanza, arch: Arch) -> Result<Vec<Test>> {
     Ok(tests)
 }
 
+/// Makes a boot that follows the one called `name`, on the same architecture.
+fn follow_up(next: &Stanza, stanza: &Stanza, name: &str, arch: Arch) -> Result<Test> {
+    ensure!(
+        next.name.is_empty() && next.arch.is_none() && next.emulator.is_none() && next.then.is_empty(),
+        "key `then`: a boot has name, architecture and emulator of the first one, and no boots of its own after it"
+    );
+    let next = Stanza { name: name.to_string(), emulator: stanza.emulator.clone(), ..next.clone() };
+    let mut tests = expand_for(&next, arch)?;
+    ensure!(tests.len() == 1, "key `then`: it makes {} boots, not one", tests.len());
+    tests.pop().context("key `then`")
+}
+
 /// Makes one test of a stanza.
 fn one(
     stanza: &Stanza,
@@ -280,6 +298,8 @@ fn one(
         extra: stanza.qemu.iter().map(Into::into).collect(),
         ..default.clone()
     };
+    let then = stanza.then.iter().map(|next| follow_up(next, stanza, &name, default.board.arch));
+    let then = then.collect::<Result<_>>()?;
     Ok(Test {
         name,
         machine,
@@ -292,6 +312,7 @@ fn one(
         exit: stanza.exit,
         script: stanza.script.clone(),
         sabotage: stanza.sabotage.clone(),
+        then,
         guests: stanza.guests.clone(),
         policy,
         unchecked: stanza.unchecked,
@@ -313,7 +334,7 @@ pub(crate) trait Files {
 impl Test {
     /// Tells whether a guest of this test is Debian Linux.
     pub(crate) fn wants_debian(&self) -> bool {
-        self.guests.iter().any(|guest| guest.linux)
+        self.guests.iter().any(|guest| guest.linux) || self.then.iter().any(Self::wants_debian)
     }
 
     /// Answers what the stanza left open about the guests, and checks them unless told not to.
@@ -417,6 +438,7 @@ mod tests {
             "fp-torture-cortex-a53-hold",
         ];
         assert_eq!(names, expected);
+        assert_eq!((tests[0].then.len(), tests[0].then[0].machine.cpus), (1, 1));
         let vms = tests[0].vms(&stock()).unwrap();
         assert_eq!((vms[0].fp, vms[1].fp), (Policy::Hold, Policy::Eager));
         assert_eq!(vms[0].cmdline, "seed=1");
@@ -484,6 +506,8 @@ mod tests {
         let linux = "[[test]]\nname = \"x\"\nbare = true\nguests = [{ linux = true }]";
         assert!(why(linux).contains("one guest = NAME"));
         assert!(why("[[test]]\nname = \"x\"\n[[test]]\nname = \"x\"").contains("two tests"));
+        assert!(why("[[test]]\nname = \"x\"\nthen = [{ name = \"y\" }]").contains("key `then`"));
+        assert!(why("[[test]]\nname = \"x\"\nthen = [{ cpu = [\"a\", \"b\"] }]").contains("2 boots"));
         assert!(why("[[test]]\nname = \"x\"\nbreak = [{ melt = 1 }]").contains("melt"));
     }
 }
