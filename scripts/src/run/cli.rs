@@ -28,7 +28,8 @@ Debian Linux guests, linux0 and linux1, with two vCPUs and 256 MiB each.
   --config FILE         guests from a TOML file: [[vm]] tables with the same keys; paths are relative to the file
   --headless            no terminal: every line with its console's name before it. Also without --headless when
                         standard input or output is no terminal
-  --fp-report FILE      draw what the FP registers of each CPU held over time, as an HTML page (headless)
+  --fp-report FILE      draw what the FP registers of each CPU held over time, as an HTML page (headless): the newest
+                        8,192 trace records of each CPU, and of which time they are
   --script FILE         type lines on expected output (headless); see below
   --timeout S           stop after S seconds; that is a failure
   --dry-run             print QEMU's command line and build nothing

@@ -42,7 +42,8 @@ pub(crate) struct Story {
     vms: BTreeMap<u32, String>,
     turns: BTreeMap<usize, Vec<Turn>>,
     open: BTreeMap<usize, (u32, u64, Option<u64>)>,
-    lost: u64,
+    /// Records that each CPU overwrote before they were dumped.
+    lost: BTreeMap<usize, u64>,
 }
 
 /// Takes the dump out of what is said and passes the rest on.
@@ -90,7 +91,9 @@ impl Story {
             ["vm", n, name] if hex(n).is_some() => {
                 self.vms.insert(hex(n).unwrap_or(0) as u32, name.to_string());
             }
-            ["lost", _, count] => self.lost += hex(count).unwrap_or(0),
+            ["lost", cpu, count] => {
+                *self.lost.entry(hex(cpu).unwrap_or(0) as usize).or_default() += hex(count).unwrap_or(0);
+            }
             ["t", cpu, time, kind, vcpu, a, b] => {
                 let [Some(cpu), Some(time), Some(vcpu), Some(a), Some(b)] = [cpu, time, vcpu, a, b].map(hex)
                 else {
@@ -152,11 +155,16 @@ impl Story {
             let name = escape(&self.name(*vcpu));
             let _ = write!(page, "<span><i style=\"background:{colour}\"></i>{name}</span>");
         }
-        let _ = write!(page, "<span><i class=empty></i>nobody</span></p>");
+        let _ = write!(
+            page,
+            "<span><i class=empty></i>nobody</span><span><i class=unknown></i>not \
+             recorded any more</span></p>"
+        );
         if self.turns.is_empty() {
             page.push_str("<p>The trace has no turn.</p>");
             return page + "</body></html>\n";
         }
+        self.periods(&mut page);
         let bounds = |turns: &dyn Fn(&Vec<Turn>) -> Vec<Turn>| {
             let chosen: Vec<Turn> = self.turns.values().flat_map(turns).collect();
             let from = chosen.iter().map(|turn| turn.start).min().unwrap_or(0);
@@ -175,6 +183,25 @@ impl Story {
         self.chart(&mut page, &cast, "Close-up", (from, to), true);
         self.table(&mut page, &cast);
         page + "</body></html>\n"
+    }
+
+    /// Says which time each CPU's records are of: a trace has room for so many, and keeps the newest.
+    fn periods(&self, page: &mut String) {
+        page.push_str("<p>What was recorded:");
+        for (at, (cpu, turns)) in self.turns.iter().enumerate() {
+            let ends = (turns.first(), turns.last());
+            let (from, to) = (ends.0.map_or(0, |turn| turn.start), ends.1.map_or(0, |turn| turn.end));
+            let comma = if at == 0 { "" } else { ";" };
+            let _ =
+                write!(page, "{comma} CPU {cpu} from {:.1} to {:.1} ms", self.millis(from), self.millis(to));
+            match self.lost.get(cpu) {
+                Some(lost) => {
+                    let _ = write!(page, " ({lost} older records were overwritten; the CPU keeps {RECORDS})");
+                }
+                None => page.push_str(" (all of it)"),
+            }
+        }
+        page.push_str(".</p>");
     }
 
     fn millis(&self, ticks: u64) -> f64 {
@@ -212,6 +239,13 @@ impl Story {
                     "<rect class=empty x={LEFT} y={top} width={:.1} height={LANE} />",
                     WIDTH - LEFT - 10.0
                 );
+                if let (Some(first), true) = (turns.first(), self.lost.contains_key(cpu)) {
+                    let _ = write!(
+                        page,
+                        "<rect class=unknown x={LEFT} y={top} width={:.1} height={LANE}><title>overwritten</title></rect>",
+                        x(first.start) - LEFT
+                    );
+                }
                 self.lane(page, cast, turns, n, (from, to), &x, top, marks);
                 top += STEP;
             }
@@ -323,9 +357,6 @@ impl Story {
             page.push_str("</tr>");
         }
         page.push_str("</table>");
-        if self.lost > 0 {
-            let _ = write!(page, "<p>{} older records were overwritten before the end.</p>", self.lost);
-        }
     }
 }
 
@@ -413,8 +444,9 @@ h1{font-size:22px}h2{font-size:16px;margin:26px 0 6px}
 svg{width:100%;background:#fff;border:1px solid #ddd}
 svg text{font:13px system-ui,sans-serif;fill:#222}svg .small{font-size:11px;fill:#666}
 svg .on{fill:#fff;font-weight:600}svg .mark{font:bold 10px ui-monospace,monospace}
-svg .empty{fill:#f1f1f1}
+svg .empty{fill:#f1f1f1}svg .unknown{fill:#fff}
 .legend span{margin-right:16px}i{display:inline-block;width:13px;height:13px;margin-right:5px;vertical-align:-2px}
+i.unknown{border:1px solid #ccc;box-sizing:border-box}
 i.empty{background:#f1f1f1;border:1px solid #ccc;box-sizing:border-box}
 table{border-collapse:collapse}th,td{padding:4px 12px;border-bottom:1px solid #ddd;text-align:right}
 th:first-child,td:first-child{text-align:left}
@@ -442,7 +474,11 @@ mod tests {
         assert_eq!(turns[0].left[0].deeds, Deeds::LOADED | Deeds::ASKED);
         let page = story.page();
         assert!(page.contains("a/0, newer than memory") && page.contains("b&lt;/0"), "{page}");
-        assert!(page.contains("5 older records") && page.ends_with("</html>\n"));
+        assert!(
+            page.contains("CPU 0 from 0.0 to 0.0 ms (5 older records were overwritten; the CPU keeps 8192)")
+                && page.contains("class=unknown")
+                && page.ends_with("</html>\n")
+        );
     }
 
     #[test]
