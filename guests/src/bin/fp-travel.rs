@@ -31,6 +31,7 @@ fn main() {
     }
 }
 
+/// Makes a pattern without LoongArch's TM (an even round), so that to read it changes nothing.
 fn pattern(seed: u64) -> State {
     State::pattern(Owner { seed: seed as u16, worker: 0 }, 0, fp::present())
 }

@@ -1,5 +1,5 @@
 //! The FPU's registers (f0 to f31 of 64 bits, which LSX widens to 128 and LASX to 256, the condition flags and FCSR0), and
-//! those of binary translation, LBT (four scratch registers and the flags of x86).
+//! those of binary translation, LBT (four scratch registers, the flags of x86 and TOP of the x87).
 
 use core::arch::asm;
 use core::fmt;
@@ -24,6 +24,8 @@ impl Units {
     pub const LASX: Self = Self(0b0111);
     /// Binary translation.
     pub const LBT: Self = Self(0b1000);
+    /// Binary translation where TOP stays what it is, which not every kernel sees to.
+    pub const TOP: Self = Self(0b1_1000);
     /// What every CPU has.
     pub const BASE: Self = Self::FPU;
 
@@ -53,7 +55,7 @@ impl Units {
             "fpu" => Some(units.and(Self::FPU)),
             "lsx" => Some(units.and(Self::LSX)),
             "lasx" => Some(units.and(Self::LASX)),
-            "lbt" => Some(units.and(Self::LBT)),
+            "lbt" => Some(units.and(Self::TOP)),
             _ => None,
         })
     }
@@ -64,6 +66,9 @@ impl Units {
     }
 
     /// Tells what a program may use under Linux, by AT_HWCAP: bits 3, 4, 5 and 10 (Linux `asm/hwcap.h`).
+    ///
+    /// TOP is not among it: Linux keeps it with the FPU's registers, and loads it with them even if the program has changed
+    /// it by an instruction of LBT in between. Seen with Linux 7.2 on the emulator alone.
     pub fn from_hwcap(word: u64) -> Self {
         let fpu = Self::NONE.when(word, 3, Self::FPU);
         fpu.when(word, 4, Self::LSX).when(word, 5, Self::LASX).when(word, 10, Self::LBT)
@@ -78,7 +83,7 @@ impl Units {
     pub fn draw(self, rng: &mut Rng) -> Self {
         loop {
             let width = [Self::NONE, Self::FPU, Self::LSX, Self::LASX][rng.below(4) as usize];
-            let some = if rng.below(2) == 0 { width } else { width.and(Self::LBT) };
+            let some = if rng.below(2) == 0 { width } else { width.and(self.common(Self::TOP)) };
             if some != Self::NONE && self.has(some) {
                 return some;
             }
@@ -116,6 +121,8 @@ pub enum Register {
     Scr(u8),
     /// The flags of x86.
     Eflags,
+    /// TOP of the x87, which counts while FCSR0.TM is set.
+    Top,
 }
 
 impl fmt::Display for Register {
@@ -126,6 +133,7 @@ impl fmt::Display for Register {
             Self::Fcsr => to.write_str("FCSR0"),
             Self::Scr(number) => write!(to, "SCR{number}"),
             Self::Eflags => to.write_str("EFLAGS"),
+            Self::Top => to.write_str("TOP"),
         }
     }
 }
@@ -139,17 +147,20 @@ pub struct State {
     fcc: u64,
     fcsr: u64,
     eflags: u64,
+    top: u64,
     units: Units,
 }
 
 /// FCSR0: Enables 4:0, RM 9:8, Flags 20:16, Cause 28:24 (Vol.1, 3.1.4).
 const FCSR_BITS: u64 = 0x1f | 0b11 << 8 | 0x1f << 16 | 0x1f << 24;
+/// FCSR0.TM: f0 to f7 are the stack of the x87, and their names rotate by TOP. Only CPUs with LBT have it.
+const TM: u64 = 1 << 6;
 /// CF, PF, AF, ZF, SF and OF where x86 has them.
 const EFLAGS_BITS: u64 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 11;
 
 impl State {
     const fn zero(units: Units) -> Self {
-        Self { v: [[0; 4]; 32], scr: [0; 4], fcc: 0, fcsr: 0, eflags: 0, units }
+        Self { v: [[0; 4]; 32], scr: [0; 4], fcc: 0, fcsr: 0, eflags: 0, top: 0, units }
     }
 
     /// Makes the pattern of `owner` in its `round`th turn.
@@ -166,6 +177,11 @@ impl State {
         // A cause that is enabled would be an exception.
         state.fcsr &= !((state.fcsr & 0x1f) << 24);
         state.eflags = rng.draw() & EFLAGS_BITS;
+        if units.has(Units::FPU.and(Units::LBT)) {
+            // By turns, so that who has to can do without: to read the registers under TM is to change FCSR0 for a moment.
+            state.fcsr |= if round.is_multiple_of(2) { 0 } else { TM };
+            state.top = rng.below(8);
+        }
         state
     }
 
@@ -186,6 +202,10 @@ impl State {
                 }
             };
         }
+        if self.units.has(Units::FPU) {
+            // The names that follow are those without TM.
+            set_fcsr(0);
+        }
         match self.units.lanes() {
             0 => {}
             1 => vectors!("fld.d $f\\n, {v}, 32 * \\n"),
@@ -193,18 +213,18 @@ impl State {
             _ => vectors!("xvld $xr\\n, {v}, 32 * \\n"),
         }
         if self.units.has(Units::FPU) {
-            // SAFETY: changes FP registers only; an enabled cause is never among the bits.
+            // SAFETY: changes condition flags only.
             unsafe {
                 asm!(
                     ".irp n, 0, 1, 2, 3, 4, 5, 6, 7",
                     "bstrpick.d {t}, {fcc}, \\n, \\n",
                     "movgr2cf $fcc\\n, {t}",
                     ".endr",
-                    "movgr2fcsr $fcsr0, {fcsr}",
-                    t = out(reg) _, fcc = in(reg) self.fcc, fcsr = in(reg) self.fcsr,
+                    t = out(reg) _, fcc = in(reg) self.fcc,
                     options(nostack, nomem),
                 );
             }
+            set_fcsr(self.fcsr);
         }
         if self.units.has(Units::LBT) {
             let [a, b, c, d] = self.scr;
@@ -217,7 +237,14 @@ impl State {
                     options(nostack, nomem),
                 );
             }
+            // Whoever is interrupted may have TM clear for a moment, and wants TOP back all the same.
+            set_top(self.top);
         }
+    }
+
+    /// Tells whether TOP has to be what it was: where FCSR0 is known, too, and has TM set.
+    const fn has_top(&self) -> bool {
+        self.units.has(Units::FPU.and(Units::TOP)) && self.fcsr & TM != 0
     }
 
     /// Reads what the registers of some units hold.
@@ -237,6 +264,15 @@ impl State {
                 }
             };
         }
+        if units.has(Units::FPU) {
+            state.fcsr = fcsr();
+            if units.has(Units::LBT) {
+                state.top = top();
+            }
+            if state.fcsr & TM != 0 {
+                set_fcsr(0);
+            }
+        }
         match units.lanes() {
             0 => {}
             1 => vectors!("fst.d $f\\n, {v}, 32 * \\n"),
@@ -244,7 +280,7 @@ impl State {
             _ => vectors!("xvst $xr\\n, {v}, 32 * \\n"),
         }
         if units.has(Units::FPU) {
-            // SAFETY: reads FP registers.
+            // SAFETY: reads condition flags.
             unsafe {
                 asm!(
                     "move {fcc}, $zero",
@@ -252,12 +288,16 @@ impl State {
                     "movcf2gr {t}, $fcc\\n",
                     "bstrins.d {fcc}, {t}, \\n, \\n",
                     ".endr",
-                    "movfcsr2gr {fcsr}, $fcsr0",
-                    t = out(reg) _, fcc = out(reg) state.fcc, fcsr = out(reg) state.fcsr,
+                    t = out(reg) _, fcc = out(reg) state.fcc,
                     options(nostack, nomem),
                 );
             }
-            state.fcsr &= 0xffff_ffff;
+            if state.fcsr & TM != 0 {
+                set_fcsr(state.fcsr);
+            }
+            if state.fcsr & TM != 0 && units.has(Units::LBT) {
+                set_top(state.top);
+            }
         }
         if units.has(Units::LBT) {
             let (a, b, c, d, flags): (u64, u64, u64, u64, u64);
@@ -285,8 +325,11 @@ impl State {
         let fpu = [(Register::Fcc, 0, self.fcc), (Register::Fcsr, 0, self.fcsr)];
         let scr = self.scr.iter().enumerate().map(|(n, &scr)| (Register::Scr(n as u8), 0, scr));
         let lbt = scr.chain([(Register::Eflags, 0, self.eflags)]);
+        // Last, because it is there or not by what FCSR0 holds, and lists are compared from the front.
+        let has_top = self.has_top() && units.has(Units::FPU.and(Units::TOP));
+        let top = [(Register::Top, 0, self.top)].into_iter().filter(move |_| has_top);
         let (has_fpu, has_lbt) = (units.has(Units::FPU), units.has(Units::LBT));
-        vectors.chain(fpu.into_iter().filter(move |_| has_fpu)).chain(lbt.filter(move |_| has_lbt))
+        vectors.chain(fpu.into_iter().filter(move |_| has_fpu)).chain(lbt.filter(move |_| has_lbt)).chain(top)
     }
 
     /// Compares with what was read back, as far as both go.
@@ -318,22 +361,69 @@ impl State {
                 Register::Fcsr => other.fcsr ^= 1 << 9,
                 Register::Scr(n) => other.scr[usize::from(n)] ^= 1 << (at % 64),
                 Register::Eflags => other.eflags ^= 1 << 11,
+                Register::Top => other.top ^= 1 << 2,
             }
             visit(register, lane, &other);
         }
     }
 }
 
+fn fcsr() -> u64 {
+    let fcsr: u64;
+    // SAFETY: reads FCSR0.
+    unsafe { asm!("movfcsr2gr {}, $fcsr0", out(reg) fcsr, options(nostack, nomem)) };
+    fcsr & 0xffff_ffff
+}
+
+/// Writes FCSR0, in which no cause that is enabled may be set: it would be an exception.
+fn set_fcsr(value: u64) {
+    // SAFETY: changes FCSR0 only, and with TM the names of FP registers, which the compiler does not use.
+    unsafe { asm!("movgr2fcsr $fcsr0, {}", in(reg) value, options(nostack, nomem)) };
+}
+
+/// Tells whether FCSR0.TM is set.
+pub fn tm() -> bool {
+    fcsr() & TM != 0
+}
+
+/// Sets TM through FCSR0, which takes the FPU alone, and clears the rest of it.
+pub fn set_tm() {
+    set_fcsr(TM);
+}
+
+/// Reads TOP of the x87.
+pub fn top() -> u64 {
+    let top: u64;
+    // SAFETY: reads a register of LBT.
+    unsafe { asm!("x86mftop {}", out(reg) top, options(nostack, nomem)) };
+    top & 7
+}
+
+/// Sets TOP of the x87 to `top` modulo 8.
+pub fn set_top(top: u64) {
+    macro_rules! set {
+        ($($number:literal)*) => {
+            match top & 7 {
+                // SAFETY: changes TOP only, and with TM the names of FP registers, which the compiler does not use.
+                $($number => unsafe { asm!(concat!("x86mttop ", $number), options(nostack, nomem)) },)*
+                _ => unreachable!("three bits"),
+            }
+        };
+    }
+    // The instruction takes a constant.
+    set!(0 1 2 3 4 5 6 7);
+}
+
 /// Tells what this CPU has: CPUCFG word 2, bits 0, 6, 7 and 18 (Vol.1, table 3).
 pub fn present() -> Units {
     let word = u64::from(cpu::cpucfg(2));
     let fpu = Units::NONE.when(word, 0, Units::FPU);
-    fpu.when(word, 6, Units::LSX).when(word, 7, Units::LASX).when(word, 18, Units::LBT)
+    fpu.when(word, 6, Units::LSX).when(word, 7, Units::LASX).when(word, 18, Units::TOP)
 }
 
 /// Lets these units be used, and no others: EUEN has a bit for each.
 pub fn enable(units: Units) {
-    set_csr!(csr::EUEN, units.0.into());
+    set_csr!(csr::EUEN, (units.0 & 0b1111).into());
 }
 
 /// Makes every unit trap.

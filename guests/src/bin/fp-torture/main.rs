@@ -94,7 +94,6 @@ fn main() {
 }
 
 /// Gives others a chance to run on this CPU, for a time that `seed` chooses.
-#[cfg_attr(target_arch = "loongarch64", expect(dead_code, reason = "for tests of other architectures"))]
 pub(crate) fn pause(seed: u32) {
     let mut rng = Rng::new(seed.into());
     match rng.below(3) {
