@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::apt::{Apt, Archive, Host, World};
-use super::cache::{Cache, Lock, Scratch, file_names};
+use super::cache::{Cache, Lock, file_names};
 use super::deb::{Package, Version};
 use super::progress::Step;
 use super::{Debian, State};
@@ -30,6 +30,9 @@ struct Recipe {
     series: &'static str,
     /// Where the kernel is in its package, with `RELEASE` for its release.
     file: &'static str,
+    /// What the name of the package with its modules begins with before the release (it may be the kernel's own), and
+    /// those that guests are given, in the order they are loaded in: RAID's, which measure the kernel's vector code.
+    modules: (&'static str, &'static [&'static str]),
     /// What the kernel is, and how that is seen: bytes and where they are in it.
     image: (&'static str, usize, [u8; 4]),
     /// The machine of its programs (ELF, `e_machine`).
@@ -46,6 +49,7 @@ const AARCH64: Recipe = Recipe {
     stem: "linux-image-",
     series: "6.12",
     file: "boot/vmlinuz-RELEASE",
+    modules: ("linux-image-", &["xor-neon.ko.xz", "xor.ko.xz", "raid6_pq.ko.xz"]),
     // Linux, Documentation/arch/arm64/booting.rst.
     image: ("a raw arm64 Image", 56, *b"ARM\x64"),
     machine: 183,
@@ -60,6 +64,7 @@ const LOONGARCH64: Recipe = Recipe {
     stem: "linux-binary-",
     series: "7",
     file: "usr/lib/modules/RELEASE/vmlinuz",
+    modules: ("linux-modules-", &["xor.ko.xz", "raid6_pq.ko.xz"]),
     // Linux, Documentation/arch/loongarch/booting.rst: 0x818223cd.
     image: ("a raw LoongArch Image", 56, [0xcd, 0x23, 0x82, 0x81]),
     machine: 258,
@@ -80,12 +85,13 @@ pub(crate) fn find(cache: &Cache, arch: Arch) -> State<Debian> {
         then: format!("fetch Debian's kernel and {BUSYBOX} for {arch} into {}", cache.root().display()),
     };
     let recipe = recipe(arch);
-    let kernel = newest(cache, recipe, recipe.kernel.0);
-    let busybox = newest(cache, recipe, BUSYBOX);
+    let kernel = newest_kernel(cache, recipe);
+    let busybox = newest(cache, recipe, BUSYBOX, &[]);
     match (kernel, busybox) {
         (Some((kernel, origin)), Some((busybox, shell))) => {
             let item = Debian {
                 kernel: kernel.join("Image"),
+                modules: recipe.modules.1.iter().map(|name| kernel.join(name)).collect(),
                 busybox: busybox.join("busybox"),
                 origin: format!("{origin} and {shell}"),
             };
@@ -94,7 +100,7 @@ pub(crate) fn find(cache: &Cache, arch: Arch) -> State<Debian> {
                 item,
             }
         }
-        (None, _) => missing(format!("no Linux kernel for {arch} guests in the cache")),
+        (None, _) => missing(format!("no Linux kernel with its modules for {arch} guests in the cache")),
         (_, None) => missing(format!("no busybox for {arch} guests in the cache")),
     }
 }
@@ -110,15 +116,33 @@ pub(crate) fn install(cache: &Cache, lock: &Lock, arch: Arch) -> Result<()> {
 fn fetch(cache: &Cache, lock: &Lock, recipe: &Recipe) -> Result<()> {
     let archive = Archive::of_this_machine(cache, lock)?;
     let (apt, kernel, busybox) = resolve(cache, &archive, recipe)?;
-    let part = |package, files, name, check| Part { package, files, name, check, recipe };
-    if newest(cache, recipe, recipe.kernel.0).is_none() {
+    if newest_kernel(cache, recipe).is_none() {
         let release = kernel.name.strip_prefix(recipe.stem).context("not a kernel's name")?;
-        let files = vec![recipe.file.replace("RELEASE", release)];
-        part(&kernel, files, "Image", check_image as Check).install(cache, lock, &apt)?;
+        let (stem, modules) = recipe.modules;
+        let mut image = vec![(recipe.file.replace("RELEASE", release), "Image")];
+        let modules: Vec<_> = modules.iter().map(|name| (format!("/{name}"), *name)).collect();
+        let name = format!("{stem}{release}");
+        let sources = if name == kernel.name {
+            image.extend(modules);
+            vec![(kernel.clone(), image)]
+        } else {
+            let found =
+                apt.packages(&name, &name)?.into_iter().find(|package| package.version == kernel.version);
+            let found = found
+                .with_context(|| format!("{kernel} has no modules: there is no {name} of its version"))?;
+            vec![(kernel.clone(), image), (found, modules)]
+        };
+        let check = |files: &Path| {
+            unpack(&files.join("Image"))?;
+            check_image(recipe, &files.join("Image"))
+        };
+        install_entry(cache, lock, &apt, recipe, &sources, check)?;
     }
-    if newest(cache, recipe, BUSYBOX).is_none() {
-        let files = ["bin/busybox", "usr/bin/busybox"].map(String::from).to_vec();
-        part(&busybox, files, "busybox", check_program).install(cache, lock, &apt)?;
+    if newest(cache, recipe, BUSYBOX, &[]).is_none() {
+        let sources = [(busybox, vec![("bin/busybox".to_owned(), "busybox")])];
+        install_entry(cache, lock, &apt, recipe, &sources, |files| {
+            check_program(recipe, &files.join("busybox"))
+        })?;
     }
     Ok(())
 }
@@ -128,8 +152,14 @@ fn kind(recipe: &Recipe) -> String {
     format!("guests-{}", recipe.arch)
 }
 
-/// The newest whole entry whose package name begins with `prefix`: its folder, and name and version for people.
-fn newest(cache: &Cache, recipe: &Recipe, prefix: &str) -> Option<(PathBuf, String)> {
+/// The newest kernel that has its modules.
+fn newest_kernel(cache: &Cache, recipe: &Recipe) -> Option<(PathBuf, String)> {
+    newest(cache, recipe, recipe.kernel.0, recipe.modules.1)
+}
+
+/// The newest whole entry whose package name begins with `prefix`, and that has `files`: its folder, and name and version
+/// for people.
+fn newest(cache: &Cache, recipe: &Recipe, prefix: &str, files: &[&str]) -> Option<(PathBuf, String)> {
     let folder = cache.folder(&kind(recipe));
     let names = file_names(&folder).ok()?;
     let mut entries: Vec<_> = names.iter().filter_map(|name| name.split_once('_')).collect();
@@ -137,7 +167,8 @@ fn newest(cache: &Cache, recipe: &Recipe, prefix: &str) -> Option<(PathBuf, Stri
     entries.sort_by_key(|(_, version)| Version::new(version));
     let whole = |(package, version): &(&str, &str)| {
         let entry = folder.join(format!("{package}_{version}"));
-        Cache::verified(&entry).then(|| (entry, format!("{package} {version}")))
+        let has_all = files.iter().all(|file| entry.join(file).is_file());
+        (has_all && Cache::verified(&entry)).then(|| (entry, format!("{package} {version}")))
     };
     entries.iter().rev().find_map(whole)
 }
@@ -169,55 +200,52 @@ fn choose(packages: Vec<Package>, series: Option<&str>) -> Option<Package> {
     packages.into_iter().filter(fits).max_by(|a, b| a.version.cmp(&b.version))
 }
 
-/// Refuses what is not what we expect.
-type Check = fn(&Recipe, &Path) -> Result<()>;
+/// Files to take out of a package: how the path of each ends there, and its name in the cache entry.
+type Source = (Package, Vec<(String, &'static str)>);
 
-/// A file to take out of a package.
-struct Part<'a> {
-    package: &'a Package,
-    /// Where it may be in the package: places moved between releases.
-    files: Vec<String>,
-    /// Its name in the cache entry.
-    name: &'a str,
-    check: Check,
-    recipe: &'a Recipe,
+/// Makes a cache entry of files from packages, named after the first, if `check` accepts them.
+fn install_entry(
+    cache: &Cache,
+    lock: &Lock,
+    apt: &Apt,
+    recipe: &Recipe,
+    sources: &[Source],
+    check: impl Fn(&Path) -> Result<()>,
+) -> Result<()> {
+    let scratch = cache.scratch(lock)?;
+    let files = scratch.folder("files")?;
+    for (package, parts) in sources {
+        let fetched = apt.fetch(package, scratch.path())?;
+        let _step = Step::new("Unpacking", &package.to_string());
+        extract(&fetched, &scratch.folder("unpacked")?, parts, &files)?;
+    }
+    let (first, _) = sources.first().context("an entry of nothing")?;
+    check(&files).with_context(|| format!("{first} is not as it used to be"))?;
+    cache.publish(lock, &files, &kind(recipe), &first.entry_name())?;
+    Ok(())
 }
 
-impl Part<'_> {
-    fn install(&self, cache: &Cache, lock: &Lock, apt: &Apt) -> Result<()> {
-        let scratch = cache.scratch(lock)?;
-        let package = apt.fetch(self.package, scratch.path())?;
-        let step = Step::new("Unpacking", &self.package.to_string());
-        let files = scratch.folder("files")?;
-        let file = files.join(self.name);
-        self.extract(&package, &scratch, &file)?;
-        unpack(&file)
-            .and_then(|()| (self.check)(self.recipe, &file))
-            .with_context(|| format!("{} is not as it used to be", self.package))?;
-        cache.publish(lock, &files, &kind(self.recipe), &self.package.entry_name())?;
-        drop(step);
-        Ok(())
+/// Takes files out of a package, without unpacking the rest. In which folder they are is left open as far as it can be:
+/// that changes between releases.
+fn extract(package: &Path, folder: &Path, parts: &[(String, &str)], to: &Path) -> Result<()> {
+    let mut dpkg =
+        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).stdout(Stdio::piped()).spawn()?;
+    let archive = dpkg.stdout.take().expect("was piped above");
+    let tar = Command::new("tar")
+        .args(["-x", "--wildcards", "--no-same-owner", "--transform=s|.*/||", "-C"])
+        .arg(folder)
+        .args(parts.iter().map(|(end, _)| format!("*{end}")))
+        .stdin(archive)
+        .status()?;
+    let names = || parts.iter().map(|part| part.1).collect::<Vec<_>>().join(", ");
+    ensure!(dpkg.wait()?.success() && tar.success(), "{} lacks some of {}", package.display(), names());
+    for (end, name) in parts {
+        let found = folder.join(end.rsplit('/').next().unwrap_or_default());
+        let is_file = found.symlink_metadata().is_ok_and(|data| data.is_file());
+        ensure!(is_file, "{end} in {} is no file", package.display());
+        fs::rename(found, to.join(name))?;
     }
-
-    /// Takes the file out of a package, without unpacking the rest.
-    fn extract(&self, package: &Path, scratch: &Scratch, to: &Path) -> Result<()> {
-        let folder = scratch.folder("unpacked")?;
-        let name = self.files.first().and_then(|file| file.rsplit('/').next()).unwrap_or_default();
-        let mut dpkg =
-            Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).stdout(Stdio::piped()).spawn()?;
-        let archive = dpkg.stdout.take().expect("was piped above");
-        let tar = Command::new("tar")
-            .args(["-x", "--wildcards", "--no-same-owner", "-C"])
-            .arg(&folder)
-            .arg(format!("*/{name}"))
-            .stdin(archive)
-            .status()?;
-        ensure!(dpkg.wait()?.success() && tar.success(), "{} could not be unpacked", package.display());
-        let mut places = self.files.iter().map(|file| folder.join(file));
-        let found = places.find(|path| path.symlink_metadata().is_ok_and(|data| data.is_file()));
-        fs::rename(found.with_context(|| format!("there is no {} in it", self.files.join(" or ")))?, to)?;
-        Ok(())
-    }
+    Ok(())
 }
 
 /// Unpacks a kernel that is packed as EFI zboot; leaves any other file as it is.
@@ -256,6 +284,7 @@ fn check_program(recipe: &Recipe, path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cache::Scratch;
     use super::*;
 
     fn package(name: &str, version: &str) -> Package {
@@ -269,6 +298,24 @@ mod tests {
         assert_eq!(choose(kernels.clone(), Some("6.12")).unwrap().version.to_string(), "6.12.95-1~bpo12+1");
         assert_eq!(choose(kernels.clone(), None).unwrap().version.to_string(), "6.120-1");
         assert_eq!(choose(kernels, Some("7.2")), None);
+    }
+
+    #[test]
+    fn a_kernel_counts_only_with_its_modules() {
+        let scratch = Scratch::new(&std::env::temp_dir()).unwrap();
+        let cache = Cache::at(scratch.path().join("cache"));
+        let lock = cache.lock().unwrap();
+        let publish = |files: &[&str]| {
+            let folder = cache.scratch(&lock).unwrap();
+            files.iter().for_each(|file| fs::write(folder.path().join(file), "x").unwrap());
+            let name = "linux-binary-7.1-loong64_7.1-1";
+            cache.publish(&lock, folder.path(), &kind(&LOONGARCH64), name).unwrap();
+        };
+        publish(&["Image", "xor.ko.xz"]);
+        assert!(newest(&cache, &LOONGARCH64, "linux-binary-7.", &[]).is_some());
+        assert!(newest_kernel(&cache, &LOONGARCH64).is_none());
+        publish(&["Image", "xor.ko.xz", "raid6_pq.ko.xz"]);
+        assert!(newest_kernel(&cache, &LOONGARCH64).is_some());
     }
 
     #[test]

@@ -33,6 +33,8 @@ echo "guest $name: up"
 if [ -n "$run" ]; then
     sh -c "$run" </dev/console
     echo "guest $name: exit $?"
+    # Setting an attribute waits until everything is out; powering off does not.
+    stty echo </dev/console
 else
     # In the foreground: what a shell starts in the background ignores Ctrl-C.
     setsid cttyhack sh </dev/console

@@ -37,7 +37,7 @@ Installs and fetches what `run`, `test` and `bench` need, as these do by themsel
                          directly, else through sudo); for guests on LoongArch a QEMU with its virtualisation
                          extension, built from Debian's source and our patch (scripts/qemu-lvz): five minutes, once
   the Rust targets       with rustup, else built from the library's source
-  the Linux guests       kernel and busybox from Debian packages, checked, kept in the cache
+  the Linux guests       kernel, some of its modules, and busybox from Debian packages, checked, kept in the cache
 What is there already is left as it is and needs no network.
 
   --check                only report: nothing is changed; exits with 1 if something is missing
@@ -138,6 +138,8 @@ pub(crate) struct Tools {
 pub(crate) struct Debian {
     /// The kernel: a raw `Image`.
     pub(crate) kernel: PathBuf,
+    /// Modules of it, packed with xz, in the order they can be loaded in.
+    pub(crate) modules: Vec<PathBuf>,
     /// A static busybox.
     pub(crate) busybox: PathBuf,
     /// The packages and versions these come from, for people.
@@ -155,12 +157,19 @@ impl Tools {
         pick(&self.debian, arch)
     }
 
-    /// Builds the guests' initramfs (busybox and `/init`; see `init.sh` for what it reads from the kernel's command
-    /// line) with files of the caller's added.
+    /// Builds the guests' initramfs (busybox, the kernel's modules in `/lib/modules`, and `/init`; see `init.sh` for what
+    /// it reads from the kernel's command line) with files of the caller's added.
     pub(crate) fn initramfs(&self, arch: Arch, extra: &[initramfs::File<'_>]) -> Result<Vec<u8>> {
-        let busybox = &self.debian(arch).busybox;
-        let busybox = fs::read(busybox).with_context(|| format!("{} cannot be read", busybox.display()))?;
-        initramfs::build(&busybox, extra)
+        let debian = self.debian(arch);
+        let read = |path: &Path| fs::read(path).with_context(|| format!("{} cannot be read", path.display()));
+        let mut modules = Vec::new();
+        for path in &debian.modules {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            modules.push((format!("lib/modules/{name}"), read(path)?));
+        }
+        let modules = modules.iter().map(|(path, content)| initramfs::File { path, content, mode: 0o644 });
+        let files: Vec<_> = extra.iter().copied().chain(modules).collect();
+        initramfs::build(&read(&debian.busybox)?, &files)
     }
 
     /// Looks for something, and remembers where it is.

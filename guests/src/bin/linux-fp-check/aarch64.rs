@@ -1,6 +1,7 @@
 //! The way in from Linux and back, on arm64.
 
 use core::arch::{asm, naked_asm};
+use core::ffi::CStr;
 
 /// Entered by the kernel with the argument count at the stack pointer.
 #[unsafe(naked)]
@@ -20,3 +21,10 @@ pub(crate) fn call(number: u64, args: [u64; 6]) -> i64 {
     }
     result
 }
+
+/// The modules that measure vector code when they are loaded, in the order they can be loaded in: file, and name.
+pub(crate) const MODULES: &[(&CStr, &CStr)] = &[
+    (c"/lib/modules/xor-neon.ko.xz", c"xor_neon"),
+    (c"/lib/modules/xor.ko.xz", c"xor"),
+    (c"/lib/modules/raid6_pq.ko.xz", c"raid6_pq"),
+];

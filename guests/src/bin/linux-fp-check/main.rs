@@ -1,15 +1,19 @@
-//! Proves that FP registers survive inside a Linux guest: `linux-fp-check [WORKERS [SECONDS]] [--seed N]`.
+//! Proves that FP registers survive inside a Linux guest: `linux-fp-check [WORKERS [SECONDS]] [--seed N] [--modules]`.
 //!
 //! A static program without a C library. It forks WORKERS processes (default 4) that each keep patterns of their own in
 //! all FP registers that Linux offers for SECONDS (default 10), give up the CPU by system calls or have it taken away while
 //! they spin, and check every register after each. Prints `fp-check: ok, N workers, M checks` and exits with 0, or one line
 //! `fp-check: MISMATCH ...` for each worker that lost a register and exits with 1.
+//!
+//! With `--modules` another process loads and unloads RAID's modules meanwhile, each time of which the kernel measures its own
+//! vector code.
 #![no_std]
 #![no_main]
 
 #[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
 #[cfg_attr(target_arch = "loongarch64", path = "loongarch64.rs")]
 mod arch;
+mod modules;
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -20,15 +24,19 @@ use guests::rng::Rng;
 
 /// System call numbers, which both architectures have from the generic list (Linux `include/uapi/asm-generic/unistd.h`).
 mod number {
+    pub(crate) const OPENAT: u64 = 56;
+    pub(crate) const CLOSE: u64 = 57;
     pub(crate) const WRITE: u64 = 64;
     pub(crate) const EXIT_GROUP: u64 = 94;
     pub(crate) const NANOSLEEP: u64 = 101;
+    pub(crate) const DELETE_MODULE: u64 = 106;
     pub(crate) const CLOCK_GETTIME: u64 = 113;
     pub(crate) const SCHED_YIELD: u64 = 124;
     pub(crate) const GETPID: u64 = 172;
     pub(crate) const CLONE: u64 = 220;
     pub(crate) const MMAP: u64 = 222;
     pub(crate) const WAIT4: u64 = 260;
+    pub(crate) const FINIT_MODULE: u64 = 273;
 }
 
 /// The entry of the auxiliary vector that tells what the CPU has, to Linux's knowledge.
@@ -95,11 +103,12 @@ struct Wanted {
     workers: u64,
     seconds: u64,
     seed: u64,
+    modules: bool,
 }
 
 /// Reads the arguments; an unknown one is `None`.
 fn wanted(count: usize, args: *const *const u8) -> Option<Wanted> {
-    let (mut numbers, mut given, mut seed) = ([4, 10], 0, 1);
+    let (mut numbers, mut given, mut seed, mut modules) = ([4, 10], 0, 1, false);
     let word = |n: usize| {
         // SAFETY: the kernel puts `count` pointers to NUL-terminated strings there; n < count by the loop below.
         unsafe { core::ffi::CStr::from_ptr((*args.add(n)).cast()) }.to_str().ok()
@@ -111,6 +120,7 @@ fn wanted(count: usize, args: *const *const u8) -> Option<Wanted> {
                 n += 1;
                 seed = word(n)?.parse().ok()?;
             }
+            "--modules" => modules = true,
             text => {
                 *numbers.get_mut(given)? = text.parse().ok()?;
                 given += 1;
@@ -119,7 +129,7 @@ fn wanted(count: usize, args: *const *const u8) -> Option<Wanted> {
         n += 1;
     }
     let [workers, seconds] = numbers;
-    (1..=MOST_WORKERS).contains(&workers).then_some(Wanted { workers, seconds, seed })
+    (1..=MOST_WORKERS).contains(&workers).then_some(Wanted { workers, seconds, seed, modules })
 }
 
 /// Returns AT_HWCAP; 0 when there is none.
@@ -144,7 +154,7 @@ fn hwcap(count: usize, args: *const *const u8) -> u64 {
 
 pub(crate) extern "C" fn main(count: usize, args: *const *const u8) -> ! {
     let Some(wanted) = wanted(count, args) else {
-        say(format_args!("usage: linux-fp-check [WORKERS [SECONDS]] [--seed N]\n"));
+        say(format_args!("usage: linux-fp-check [WORKERS [SECONDS]] [--seed N] [--modules]\n"));
         exit(2)
     };
     let shared = call(number::MMAP, [0, 4096, PROT_READ_WRITE, MAP_SHARED_ANONYMOUS, u64::MAX, 0]);
@@ -152,27 +162,19 @@ pub(crate) extern "C" fn main(count: usize, args: *const *const u8) -> ! {
         say(format_args!("fp-check: mmap failed with {shared}\n"));
         exit(2)
     }
-    // SAFETY: mmap returned a zeroed page that is never unmapped; the workers share it through this one atomic.
-    let checks = unsafe { &*(shared as *const AtomicU64) };
+    // SAFETY: mmap returned a zeroed page that is never unmapped; the processes share it through these atomics.
+    let [checks, rounds] = unsafe { &*(shared as *const [AtomicU64; 2]) };
     let end = nanos() + wanted.seconds * NANOS;
     let units = Units::from_hwcap(hwcap(count, args));
     for worker in 0..wanted.workers {
-        match call(number::CLONE, [SIGCHLD, 0, 0, 0, 0, 0]) {
-            0 => exit(u64::from(!work(
-                Owner { seed: wanted.seed as u16, worker: worker as u8 },
-                units,
-                end,
-                checks,
-            ))),
-            child if child < 0 => {
-                say(format_args!("fp-check: fork failed with {child}\n"));
-                exit(2)
-            }
-            _ => {}
-        }
+        let owner = Owner { seed: wanted.seed as u16, worker: worker as u8 };
+        fork(|| work(owner, units, end, checks));
+    }
+    if wanted.modules {
+        fork(|| modules::load_again_and_again(end, rounds));
     }
     let mut failed = 0;
-    for _ in 0..wanted.workers {
+    for _ in 0..wanted.workers + u64::from(wanted.modules) {
         let mut status = 0_u32;
         let child = call(number::WAIT4, [u64::MAX, (&raw mut status) as u64, 0, 0, 0, 0]);
         failed += u64::from(child < 0 || status != 0);
@@ -182,8 +184,23 @@ pub(crate) extern "C" fn main(count: usize, args: *const *const u8) -> ! {
         say(format_args!("fp-check: FAILED, {failed} of {} workers, {checks} checks\n", wanted.workers));
         exit(1)
     }
+    if wanted.modules {
+        say(format_args!("fp-check: modules loaded {} times\n", rounds.load(Relaxed)));
+    }
     say(format_args!("fp-check: ok, {} workers, {checks} checks, {units}\n", wanted.workers));
     exit(0)
+}
+
+/// Makes a process that lives `life` and exits with 0 if that says so.
+fn fork(life: impl FnOnce() -> bool) {
+    match call(number::CLONE, [SIGCHLD, 0, 0, 0, 0, 0]) {
+        0 => exit(u64::from(!life())),
+        child if child < 0 => {
+            say(format_args!("fp-check: fork failed with {child}\n"));
+            exit(2)
+        }
+        _ => {}
+    }
 }
 
 /// One worker's life until `end`; tells whether every check held.
