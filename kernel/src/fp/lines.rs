@@ -16,6 +16,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
+use base64ct::{Base64, Encoding};
+
 use super::snapshot::{HEADER, Snapshot, SnapshotError, crc32};
 
 /// How the first line and the last one start.
@@ -27,9 +29,6 @@ const PART: usize = 48;
 pub const LONGEST: usize = 200 * PART;
 /// Hexadecimal digits of a checksum.
 const SUM_DIGITS: usize = 8;
-/// The 64 characters, by the value they stand for (RFC 4648, table 1), and the one that fills up.
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-const FILLER: char = '=';
 
 impl Snapshot {
     /// Writes it as lines.
@@ -50,7 +49,7 @@ fn first(length: usize) -> String {
 }
 
 fn middle(n: usize, part: &[u8]) -> String {
-    format!("{n:03} {}", to_base64(part))
+    format!("{n:03} {}", Base64::encode_string(part))
 }
 
 fn last() -> String {
@@ -61,33 +60,6 @@ fn last() -> String {
 fn checked(line: String) -> String {
     let sum = crc32(line.as_bytes());
     line + &format!(" {sum:08x}")
-}
-
-fn to_base64(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for three in bytes.chunks(3) {
-        let bits =
-            three.iter().enumerate().fold(0_u32, |bits, (n, byte)| bits | u32::from(*byte) << (16 - 8 * n));
-        for n in 0..4 {
-            let value = bits >> (18 - 6 * n) & 0x3f;
-            text.push(if n <= three.len() { ALPHABET[value as usize].into() } else { FILLER });
-        }
-    }
-    text
-}
-
-/// Reads base64 as far as it is some; whether that is all is seen by writing it again.
-fn from_base64(text: &str) -> Vec<u8> {
-    let digits = text.bytes().map_while(|c| ALPHABET.iter().position(|known| *known == c));
-    let (mut bytes, mut bits, mut count) = (Vec::new(), 0, 0);
-    for digit in digits {
-        (bits, count) = ((bits << 6 | digit) & 0xfff, count + 6);
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    bytes
 }
 
 /// A line of a snapshot.
@@ -196,7 +168,8 @@ impl Reader {
             }
             [HEAD, "end", _] if sound(last()) => self.end(),
             [n, data, _] => {
-                let (n, part) = (n.parse().map_err(|_| garbled)?, from_base64(data));
+                let n = n.parse().map_err(|_| garbled)?;
+                let part = Base64::decode_vec(data).map_err(|_| garbled)?;
                 if sound(middle(n, &part)) { self.part(n, &part) } else { Err(garbled) }
             }
             _ => Err(garbled),
