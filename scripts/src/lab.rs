@@ -65,6 +65,8 @@ pub(crate) enum Stock {
     Alone,
     /// Bare-metal guests.
     Bare,
+    /// Bare-metal guests, on a Fermata that its boot arguments can break.
+    Broken,
     /// Debian Linux guests too.
     Debian,
 }
@@ -84,11 +86,15 @@ impl Lab {
         needs.push(Need::Target(arch));
         needs.extend((stock == Stock::Debian).then_some(Need::Debian(arch)));
         let tools = setup::ensure(&needs)?;
-        let image = (stock != Stock::Alone).then(|| workspace.build_image(arch)).transpose()?;
+        let image = match stock {
+            Stock::Alone => None,
+            Stock::Bare | Stock::Debian => Some(workspace.build_image(arch)?),
+            Stock::Broken => Some(workspace.build_broken_image(arch)?),
+        };
         workspace.build_guests(arch)?;
         let linux = match stock {
             Stock::Debian => linux_with(&workspace, &tools, arch, Some(&workspace.fp_check(arch)?))?,
-            Stock::Alone | Stock::Bare => Linux::default(),
+            Stock::Alone | Stock::Bare | Stock::Broken => Linux::default(),
         };
         let guests = workspace.guest_images(arch)?;
         Ok(Self { workspace, linux, image, guests, arch, tools })

@@ -10,6 +10,25 @@ use std::process::Command;
 /// The program that checks FP registers inside Linux guests, by its name in `guests/src/bin` and in `/bin` there.
 pub(crate) const LINUX_FP_CHECK: &str = "linux-fp-check";
 
+/// Which of Fermata's images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The product, and the guests that run on it.
+    Release,
+    /// The one that its boot arguments can break.
+    Broken,
+}
+
+impl Kind {
+    /// Cargo's profile.
+    const fn profile(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Broken => "broken",
+        }
+    }
+}
+
 /// The workspace's folders.
 #[derive(Clone, Debug)]
 pub(crate) struct Workspace {
@@ -64,7 +83,7 @@ impl Workspace {
     /// Returns where Fermata's image is, or will be: a flat one on AArch64, and the ELF file itself on LoongArch, where
     /// QEMU takes no other.
     pub(crate) fn image(&self, arch: Arch) -> PathBuf {
-        let elf = self.built(arch, "fermata");
+        let elf = self.built(Kind::Release, arch, "fermata");
         match arch {
             Arch::Aarch64 => elf.with_extension("img"),
             Arch::Loongarch64 => elf,
@@ -72,8 +91,8 @@ impl Workspace {
     }
 
     /// Returns where Cargo puts a program.
-    fn built(&self, arch: Arch, program: &str) -> PathBuf {
-        self.target.join(arch.rust_target()).join("release").join(program)
+    fn built(&self, kind: Kind, arch: Arch, program: &str) -> PathBuf {
+        self.target.join(arch.rust_target()).join(kind.profile()).join(program)
     }
 
     /// Builds Fermata and makes its image.
@@ -81,8 +100,18 @@ impl Workspace {
     /// # Errors
     /// It does not build, or what was built is no image.
     pub(crate) fn build_image(&self, arch: Arch) -> Result<PathBuf> {
-        self.build(&["-p", "fermata", "--bin", "fermata"], arch, "Fermata")?;
-        self.bootable(arch, "fermata")
+        self.build(Kind::Release, &["-p", "fermata", "--bin", "fermata"], arch, "Fermata")?;
+        self.bootable(Kind::Release, arch, "fermata")
+    }
+
+    /// Builds a Fermata whose boot arguments can switch off a rule of the FP machine, and makes its image.
+    ///
+    /// # Errors
+    /// As for [`build_image`](Self::build_image).
+    pub(crate) fn build_broken_image(&self, arch: Arch) -> Result<PathBuf> {
+        let words = ["-p", "fermata", "--bin", "fermata", "--features", "broken-rules"];
+        self.build(Kind::Broken, &words, arch, "the Fermata that can be broken")?;
+        self.bootable(Kind::Broken, arch, "fermata")
     }
 
     /// Builds every test guest.
@@ -90,7 +119,7 @@ impl Workspace {
     /// # Errors
     /// They do not build.
     pub(crate) fn build_guests(&self, arch: Arch) -> Result<()> {
-        self.build(&["-p", "guests", "--bins"], arch, "the test guests")
+        self.build(Kind::Release, &["-p", "guests", "--bins"], arch, "the test guests")
     }
 
     /// Builds the FP check for Linux guests alone and returns it.
@@ -98,7 +127,7 @@ impl Workspace {
     /// # Errors
     /// It does not build.
     pub(crate) fn build_fp_check(&self, arch: Arch) -> Result<Vec<u8>> {
-        self.build(&["-p", "guests", "--bin", LINUX_FP_CHECK], arch, LINUX_FP_CHECK)?;
+        self.build(Kind::Release, &["-p", "guests", "--bin", LINUX_FP_CHECK], arch, LINUX_FP_CHECK)?;
         self.fp_check(arch)
     }
 
@@ -107,7 +136,7 @@ impl Workspace {
     /// # Errors
     /// It is not there.
     pub(crate) fn fp_check(&self, arch: Arch) -> Result<Vec<u8>> {
-        let path = self.built(arch, LINUX_FP_CHECK);
+        let path = self.built(Kind::Release, arch, LINUX_FP_CHECK);
         std::fs::read(&path).with_context(|| path.display().to_string())
     }
 
@@ -117,7 +146,7 @@ impl Workspace {
     /// What was built is no image.
     pub(crate) fn guest_images(&self, arch: Arch) -> Result<BTreeMap<String, PathBuf>> {
         let guests = self.guests()?.into_iter().filter(|name| name != LINUX_FP_CHECK);
-        guests.map(|name| Ok((name.clone(), self.bootable(arch, &name)?))).collect()
+        guests.map(|name| Ok((name.clone(), self.bootable(Kind::Release, arch, &name)?))).collect()
     }
 
     /// Lists the programs among the guests.
@@ -129,8 +158,8 @@ impl Workspace {
     }
 
     /// Builds for the machine under test.
-    fn build(&self, what: &[&str], arch: Arch, name: &str) -> Result<()> {
-        let fixed = ["build", "--quiet", "--release", "--target", arch.rust_target()];
+    fn build(&self, kind: Kind, what: &[&str], arch: Arch, name: &str) -> Result<()> {
+        let fixed = ["build", "--quiet", "--profile", kind.profile(), "--target", arch.rust_target()];
         let status = self.cargo(&[&fixed, what].concat()).status().context("cannot start cargo")?;
         match status.success() {
             true => Ok(()),
@@ -139,8 +168,8 @@ impl Workspace {
     }
 
     /// Makes of a program that was built what is booted.
-    fn bootable(&self, arch: Arch, program: &str) -> Result<PathBuf> {
-        let elf = self.built(arch, program);
+    fn bootable(&self, kind: Kind, arch: Arch, program: &str) -> Result<PathBuf> {
+        let elf = self.built(kind, arch, program);
         match arch {
             Arch::Aarch64 => self.flatten(&elf),
             Arch::Loongarch64 => Ok(elf),

@@ -32,12 +32,35 @@ impl Pattern {
     }
 }
 
+/// Who noticed that Fermata is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Witness {
+    /// A guest, which said what it may not.
+    Guest,
+    /// The auditor of the FP machine.
+    Auditor,
+    /// Fermata: another check of its own, or an exception that it took.
+    Fermata,
+}
+
+impl std::fmt::Display for Witness {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.pad(match self {
+            Self::Guest => "guest",
+            Self::Auditor => "auditor",
+            Self::Fermata => "Fermata",
+        })
+    }
+}
+
 /// Listens to a run, writes its log, and looks for what is expected and what is forbidden.
 pub(crate) struct Judge {
     log: BufWriter<File>,
     expect: Vec<(Pattern, bool)>,
     forbid: Vec<Pattern>,
     offence: Option<String>,
+    /// The auditor had the last word.
+    audit: bool,
     exit: Exit,
 }
 
@@ -50,6 +73,7 @@ impl Judge {
             expect: test.expect.iter().map(|text| (pattern(text), false)).collect(),
             forbid: test.forbid.iter().map(pattern).collect(),
             offence: None,
+            audit: false,
             exit: test.exit,
         }
     }
@@ -75,6 +99,29 @@ impl Judge {
         }
         let _ = self.log.flush();
         verdict
+    }
+
+    /// Says who noticed that something is wrong, in the log too. That something expected was not seen is no notice: it may
+    /// have other reasons.
+    ///
+    /// # Errors
+    /// Nobody did; how it went, in words.
+    pub(crate) fn witness(&mut self, report: &Report) -> Result<Witness, String> {
+        let witness = match (&self.offence, report.fates.panic()) {
+            (Some(_), _) => Ok(Witness::Guest),
+            (None, _) if self.audit => Ok(Witness::Auditor),
+            (None, Some(_)) => Ok(Witness::Fermata),
+            (None, None) => Err(self
+                .decide(report)
+                .err()
+                .map_or_else(|| "nobody noticed".to_string(), |why| format!("nobody noticed, but {why}"))),
+        };
+        match &witness {
+            Ok(witness) => self.note(&format!("[host] noticed by: {witness}")),
+            Err(why) => self.note(&format!("[host] FAILED: {why}")),
+        }
+        let _ = self.log.flush();
+        witness
     }
 
     fn decide(&self, report: &Report) -> Result<(), String> {
@@ -120,6 +167,8 @@ impl Listener for Judge {
         if console == usize::MAX {
             return;
         }
+        // On whatever console: other CPUs go on for a moment, and what they say goes between the bytes of a panic.
+        self.audit |= line.starts_with("FP audit on CPU ");
         for (pattern, seen) in &mut self.expect {
             *seen |= pattern.matches(name, line);
         }

@@ -10,7 +10,7 @@ use crate::arch::{Arch, Emulator};
 use crate::bench;
 use crate::lab::{Job, Lab, Stock};
 use crate::payload;
-use crate::run::watch::console_names;
+use crate::run::watch::{Report, console_names};
 use crate::scratch::Scratch;
 use crate::workspace::Workspace;
 use crate::{Command, setup};
@@ -28,15 +28,16 @@ pub(crate) const COMMAND: Command = Command {
     name: "test",
     summary: "check everything: format, lints, host tests, tests in QEMU, figures",
     help: "\
-cargo xtask test --mutants fp
 cargo xtask test [--list] [FILTER]...
+cargo xtask test --mutants fp [FILTER]...
 
 Sets up what is missing, then checks the format and the lints, runs the host tests, boots Fermata once for every test in
 guests/tests.toml, and measures the figures of `bench` against their limits. With FILTERs only tests run whose names
 contain one of them; a name in full means that test alone.
 
   --list         only list the names
-  --mutants fp   instead: switch off each rule of the FP machine in turn, and show which host tests notice
+  --mutants fp   instead: switch off each rule of the FP machine in turn, and show which host tests notice, and who does
+                 when Fermata is booted without it (guests/mutants.toml); with FILTERs boots alone
 
 One line for each test; the output of each is in target/test-logs/NAME.log. The last line is `N passed, N failed`, and
 the exit status is 0 if none failed.
@@ -76,7 +77,7 @@ fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
     let request = parse(arguments)?;
     let workspace = Workspace::find();
     if let Some(what) = &request.mutants {
-        return mutants::run(&workspace, what);
+        return mutants::run(&workspace, what, &request.filters);
     }
     let suite = Suite::read(&workspace, &request.filters)?;
     if request.list {
@@ -113,6 +114,7 @@ impl Suite {
         let path = workspace.source(TESTS);
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let mut tests = stanza::parse(&text).with_context(|| TESTS)?;
+        tests.extend(mutants::boots(workspace)?.0.into_iter().filter(|test| test.in_suite));
         let mut steps: Vec<_> = steps::steps(workspace).collect();
         let names = steps.iter().map(|s| s.name.to_string()).chain(tests.iter().map(|t| t.name.clone()));
         let all: Vec<String> = names.chain(bench::ARCHS.iter().map(|arch| bench_name(*arch))).collect();
@@ -132,41 +134,37 @@ impl Suite {
 
     /// Runs what boots Fermata.
     fn boot(&self, workspace: &Workspace, score: &Score) {
-        let labs: BTreeMap<Arch, Lab> = Arch::ALL
-            .into_iter()
-            .filter_map(|arch| Some((arch, self.open_lab(workspace, arch, score)?)))
-            .collect();
-        let with_lab = |test: &'_ &stanza::Test| labs.contains_key(&test.machine.board.arch);
-        let lab = |test: &stanza::Test| &labs[&test.machine.board.arch];
+        let kinds = || Arch::ALL.into_iter().flat_map(|arch| [(arch, false), (arch, true)]);
+        let labs: BTreeMap<(Arch, bool), Lab> =
+            kinds().filter_map(|kind| Some((kind, self.open_lab(workspace, kind, score)?))).collect();
+        let kind = |test: &stanza::Test| (test.machine.board.arch, test.can_break());
+        let with_lab = |test: &'_ &stanza::Test| labs.contains_key(&kind(test));
+        let lab = |test: &stanza::Test| &labs[&kind(test)];
         let (alone, together): (Vec<_>, Vec<_>) =
             self.tests.iter().filter(with_lab).partition(|test| test.alone);
-        let queue = Mutex::new(together.into_iter().collect::<VecDeque<_>>());
-        let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
-        std::thread::scope(|scope| {
-            for _ in 0..AT_ONCE {
-                scope.spawn(|| {
-                    while let Some(test) = next() {
-                        score.judge(&test.name, |log| boot_one(lab(test), test, log));
-                    }
-                });
-            }
+        at_once(together, |test| {
+            score.judge(&test.name, |log| boot_one(lab(test), test, log));
         });
         for test in alone {
             score.judge(&test.name, |log| boot_one(lab(test), test, log));
         }
-        for (arch, lab) in labs.iter().filter(|(arch, _)| self.bench.contains(arch)) {
+        for ((arch, _), lab) in labs.iter().filter(|((arch, breaks), _)| self.bench.contains(arch) && !breaks)
+        {
             score.judge(&bench_name(*arch), |log| bench::check(lab, log));
         }
     }
 
     /// Builds what an architecture's tests need. If it does not build, that is one failure, and none of them runs.
-    fn open_lab(&self, workspace: &Workspace, arch: Arch, score: &Score) -> Option<Lab> {
-        let tests = || self.tests.iter().filter(|test| test.machine.board.arch == arch);
-        let benched = self.bench.contains(&arch);
+    fn open_lab(&self, workspace: &Workspace, (arch, breaks): (Arch, bool), score: &Score) -> Option<Lab> {
+        let of_kind = |test: &stanza::Test| test.machine.board.arch == arch && test.can_break() == breaks;
+        let tests = || self.tests.iter().filter(|test| of_kind(test));
+        let benched = self.bench.contains(&arch) && !breaks;
         if tests().next().is_none() && !benched {
             return None;
         }
-        let stock = if tests().any(stanza::Test::wants_debian) {
+        let stock = if breaks {
+            Stock::Broken
+        } else if tests().any(stanza::Test::wants_debian) {
             Stock::Debian
         } else if benched || tests().any(|test| !test.bare) {
             Stock::Bare
@@ -174,15 +172,13 @@ impl Suite {
             Stock::Alone
         };
         let mut emulators: BTreeSet<Emulator> = tests().map(|test| test.machine.emulator).collect();
-        let mut lab = None;
-        score.judge(&format!("build-{arch}"), |_| {
+        let name = if breaks { "build-broken" } else { "build" };
+        score.judge(&format!("{name}-{arch}"), |_| {
             if benched {
                 emulators.insert(bench::machine(arch)?.emulator);
             }
-            lab = Some(Lab::open(workspace.clone(), arch, &emulators, stock)?);
-            Ok(())
-        });
-        lab
+            Lab::open(workspace.clone(), arch, &emulators, stock)
+        })
     }
 }
 
@@ -217,17 +213,36 @@ impl stanza::Files for Lab {
     }
 }
 
-/// Runs one test that boots Fermata, once or several times.
+/// Does something for each test, for some at one time.
+fn at_once<'a>(tests: Vec<&'a stanza::Test>, each: impl Fn(&'a stanza::Test) + Sync) {
+    let queue = Mutex::new(VecDeque::from(tests));
+    let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(test) = next() {
+                    each(test);
+                }
+            });
+        }
+    });
+}
+
+/// Runs one test that boots Fermata, once or several times. One that leaves a rule out passes if somebody notices.
 fn boot_one(lab: &Lab, test: &stanza::Test, log: &Path) -> Result<()> {
+    if let mutants::Broken::Without(_) = test.broken {
+        return mutants::boot_until_noticed(lab, test, log).map(|_| ());
+    }
     let folder = Scratch::new()?;
     for boot in std::iter::once(test).chain(&test.then) {
-        boot_once(lab, boot, log, folder.path())?;
+        let (mut judge, report) = boot_once(lab, boot, log, folder.path())?;
+        judge.verdict(&report).map_err(anyhow::Error::msg)?;
     }
     Ok(())
 }
 
-/// Boots Fermata once for a test, whose script has its files in `folder`.
-fn boot_once(lab: &Lab, test: &stanza::Test, log: &Path, folder: &Path) -> Result<()> {
+/// Boots Fermata once for a test, whose script has its files in `folder`, or the test's only guest without Fermata.
+fn boot_once(lab: &Lab, test: &stanza::Test, log: &Path, folder: &Path) -> Result<(Judge, Report)> {
     let vms = test.vms(lab)?;
     let names: Vec<String> = vms.iter().map(|vm| vm.name.clone()).collect();
     let file =
@@ -235,7 +250,7 @@ fn boot_once(lab: &Lab, test: &stanza::Test, log: &Path, folder: &Path) -> Resul
     let mut judge = Judge::new(test, &console_names(&names), file);
     if let ([vm], true) = (vms.as_slice(), test.bare) {
         let report = lab.run_bare(&test.machine, vm, test.limit, &mut judge)?;
-        return judge.verdict(&report).map_err(anyhow::Error::msg);
+        return Ok((judge, report));
     }
     let job = Job {
         machine: test.machine.clone(),
@@ -247,7 +262,7 @@ fn boot_once(lab: &Lab, test: &stanza::Test, log: &Path, folder: &Path) -> Resul
         spoil: &|tree| sabotage::apply(&test.sabotage, tree),
     };
     let report = lab.run(job, &mut judge)?;
-    judge.verdict(&report).map_err(anyhow::Error::msg)
+    Ok((judge, report))
 }
 
 /// Counts, and prints a line for each test.
@@ -265,7 +280,7 @@ impl Score {
     }
 
     /// Runs one test and prints how it went.
-    fn judge(&self, name: &str, test: impl FnOnce(&Path) -> Result<()>) {
+    fn judge<T>(&self, name: &str, test: impl FnOnce(&Path) -> Result<T>) -> Option<T> {
         let log = self.logs.join(name).with_extension("log");
         // A log of an earlier run would be taken for this one's.
         let _ = std::fs::remove_file(&log);
@@ -273,9 +288,10 @@ impl Score {
         let result = test(&log);
         let mut count = self.count.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match result {
-            Ok(()) => {
+            Ok(found) => {
                 count.0 += 1;
                 println!("{name}: ok ({:.1} s)", start.elapsed().as_secs_f32());
+                Some(found)
             }
             Err(why) => {
                 count.1 += 1;
@@ -283,6 +299,7 @@ impl Score {
                     "{}",
                     failure(name, &why, log.exists().then(|| self.workspace.shown(&log).to_string()))
                 );
+                None
             }
         }
     }

@@ -37,7 +37,21 @@
 //!     { truncate = 200 },
 //! ]
 //! ```
+//!
+//! `guests/mutants.toml` has tests in the same form that are to fail, on a Fermata that is told to leave out a rule of its FP
+//! machine. They have two keys more, and the file has another table:
+//!
+//! ```toml
+//! breaks = ["OwnerCheck"]          # one test for each, and one without any, which must pass
+//! suite = ["OwnerCheck"]           # those of them that `cargo xtask test` runs as well
+//!
+//! [[host-only]]
+//! rules = ["SaveOnFlush"]          # no test here shows that these are broken
+//! arch = "aarch64"                 # where; everywhere if nothing is given
+//! reason = "why not"
+//! ```
 
+use super::mutants::{self, Broken, HostOnly};
 use super::sabotage::Sabotage;
 use crate::arch::Arch;
 use crate::run::layout;
@@ -122,6 +136,10 @@ struct Stanza {
     sabotage: Vec<Sabotage>,
     #[serde(default)]
     then: Vec<Stanza>,
+    #[serde(default)]
+    breaks: Vec<String>,
+    #[serde(default)]
+    suite: Vec<String>,
 }
 
 /// A guest of a test.
@@ -153,6 +171,8 @@ struct Guest {
 struct File {
     #[serde(default)]
     test: Vec<Stanza>,
+    #[serde(default, rename = "host-only")]
+    host_only: Vec<HostOnly>,
 }
 
 /// A test that boots Fermata.
@@ -182,6 +202,10 @@ pub(crate) struct Test {
     pub(crate) sabotage: Vec<Sabotage>,
     /// What is booted afterwards.
     pub(crate) then: Vec<Test>,
+    /// What Fermata leaves out.
+    pub(crate) broken: Broken,
+    /// Whether `cargo xtask test` runs it; `--mutants` runs it anyway if something is left out.
+    pub(crate) in_suite: bool,
     guests: Vec<Guest>,
     policy: Option<Policy>,
     unchecked: bool,
@@ -192,6 +216,14 @@ pub(crate) struct Test {
 /// # Errors
 /// Names the line, the key or the test, and what is wrong.
 pub(crate) fn parse(text: &str) -> Result<Vec<Test>> {
+    parse_mutants(text).map(|(tests, _)| tests)
+}
+
+/// Reads the text of `guests/mutants.toml`.
+///
+/// # Errors
+/// As for [`parse`].
+pub(crate) fn parse_mutants(text: &str) -> Result<(Vec<Test>, Vec<HostOnly>)> {
     let file: File = toml::from_str(text)?;
     let mut tests = Vec::new();
     for stanza in file.test {
@@ -202,7 +234,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Test>> {
     for test in &tests {
         ensure!(names.insert(&test.name), "two tests are called `{}`", test.name);
     }
-    Ok(tests)
+    Ok((tests, file.host_only))
 }
 
 /// Makes the tests of a stanza.
@@ -246,7 +278,8 @@ fn expand_for(stanza: &Stanza, arch: Arch) -> Result<Vec<Test>> {
             let arch_suffix = suffix((arch != Arch::Aarch64).then(|| arch.to_string()));
             let policy_suffix = suffix(policy.map(|policy| policy.to_string()));
             let name = format!("{}{model_suffix}{policy_suffix}{arch_suffix}", stanza.name);
-            tests.push(one(stanza, name, &default, model, policy)?);
+            let test = one(stanza, name, &default, model, policy)?;
+            tests.extend(mutants::of(test, &stanza.breaks, &stanza.suite)?);
         }
     }
     Ok(tests)
@@ -313,6 +346,8 @@ fn one(
         script: stanza.script.clone(),
         sabotage: stanza.sabotage.clone(),
         then,
+        broken: Broken::Never,
+        in_suite: true,
         guests: stanza.guests.clone(),
         policy,
         unchecked: stanza.unchecked,
@@ -332,6 +367,11 @@ pub(crate) trait Files {
 }
 
 impl Test {
+    /// Tells whether it takes a Fermata that can be broken.
+    pub(crate) fn can_break(&self) -> bool {
+        self.broken != Broken::Never
+    }
+
     /// Tells whether a guest of this test is Debian Linux.
     pub(crate) fn wants_debian(&self) -> bool {
         self.guests.iter().any(|guest| guest.linux) || self.then.iter().any(Self::wants_debian)

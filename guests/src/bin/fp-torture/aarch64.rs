@@ -21,6 +21,7 @@ pub(crate) fn tests() {
         test("every-register-is-checked", every_register);
         test("sve-off-traps-to-the-guest", sve_off_traps);
         test("simd-zeroes-the-rest-of-sve", simd_zeroes);
+        test("registers-of-simd-widen", widening);
         test("a-shorter-length-hides-and-harms-no-more", narrowing);
     }
     test("sme-is-undefined", || {
@@ -141,6 +142,40 @@ fn simd_zeroes() -> Outcome {
         ensure!(rest.is_none(), "round {round}: {}", rest.expect("just seen"));
     }
     Ok(Done::Passed)
+}
+
+/// A guest that leaves nothing beyond V is soon given V alone. When it uses SVE again, what it wrote is there, and nothing else.
+fn widening() -> Outcome {
+    for round in 0..200 {
+        clear_predicates();
+        let narrow = State::pattern(crate::owner(0), round, Units::SIMD);
+        narrow.load();
+        crate::pause(round);
+        // Maybe through V alone.
+        let again = State::pattern(crate::owner(0), round + 1, Units::SIMD);
+        again.load();
+        crate::pause(round / 3);
+        let found = State::read(fp::present());
+        let lost = again.compare(&found).or_else(|| found.beyond_simd());
+        ensure!(lost.is_none(), "round {round}: {}", lost.expect("just seen"));
+    }
+    Ok(Done::Passed)
+}
+
+/// Zeroes P0 to P15 and FFR.
+fn clear_predicates() {
+    // SAFETY: changes registers that the compiler does not use.
+    unsafe {
+        asm!(
+            ".arch_extension sve",
+            ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+            "pfalse p\\n\\().b",
+            ".endr",
+            "wrffr p0.b",
+            ".arch_extension nosve",
+            options(nostack, nomem, preserves_flags),
+        );
+    }
 }
 
 /// While a shorter length is asked for, what is beyond is out of reach; afterwards it is what it was, or zero, of each

@@ -4,7 +4,8 @@
 //!
 //! Arguments: `seconds=` (default 5), `seed=` (default 1; one per guest), `idle=` (percent of steps that sleep, default
 //! 25), `nofp=1` (the same life without FP: the guest that must not pay), `bare=1` (skip what only a hypervisor hides),
-//! `units=` (what each vCPU uses, where the CPU has it: `fpu/lasx+lbt` is two kinds of vCPUs by turns; default everything).
+//! `units=` (what each vCPU uses, where the CPU has it: `fpu/lasx+lbt` is two kinds of vCPUs by turns; default everything),
+//! `slow=` (each pattern for so many ms without a look at it: time for a vCPU to go elsewhere and come back).
 #![no_std]
 #![no_main]
 
@@ -212,6 +213,10 @@ fn torture(number: usize) {
     let end = timer::now() + timer::micros(args::number("seconds", 5) * 1_000_000);
     let tally = &TALLY[number];
     let mut round = 0;
+    let slow = args::number("slow", 0);
+    if slow > 0 {
+        return torture_slowly(number, end, timer::micros(1_000 * slow));
+    }
     // What a vCPU that was just started finds is nobody else's.
     fp::enable(mine());
     if let Some(mismatch) = State::read(mine()).foreign(owner) {
@@ -234,6 +239,30 @@ fn torture(number: usize) {
         }
     }
     fp::disable();
+}
+
+/// Keeps a pattern in the registers, leaves them alone for a time, awake or asleep, and looks at it.
+fn torture_slowly(number: usize, end: u64, time: u64) {
+    let mut rng = Rng::new(number as u64);
+    for round in 0.. {
+        let pattern = State::pattern(owner(number), round & !HANDLERS, mine());
+        pattern.load();
+        if round == 0 {
+            println!("fp-torture: vCPU {number} is slow");
+        }
+        match rng.below(100) < args::number("idle", 25) {
+            true => timer::sleep(time),
+            false => timer::busy(time),
+        }
+        TALLY[number].checks.fetch_add(1, Relaxed);
+        let found = State::read(mine());
+        if let Some(mismatch) = found.foreign(owner(number)).or_else(|| pattern.compare(&found)) {
+            return lost(number, round, format_args!("after a long time: {mismatch}"));
+        }
+        if timer::now() >= end || LOST.load(Relaxed) {
+            return;
+        }
+    }
 }
 
 fn lost(number: usize, round: u32, what: core::fmt::Arguments<'_>) {
