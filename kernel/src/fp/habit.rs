@@ -8,8 +8,8 @@
 //! **Hysteresis.** It takes some uses in a row, the *bar*, before registers are loaded ahead; one watched turn without use
 //! ends it. Each time that happens the bar is twice as high, and each time the forecast is confirmed it sinks by one: a
 //! vCPU that changes its mind often is soon treated as `lazy` would. Registers that are in place are exposed after one use:
-//! that costs little. Turns between two watched ones double with each confirmation, so that wrong forecasts are no more
-//! than right ones were before them, and their number is not one that a guest can foresee.
+//! that costs little. Turns between two watched ones grow by half with each confirmation, so that wrong forecasts are
+//! fewer than right ones were before them, and their number is not one that a guest can foresee.
 
 use super::rules::Rules;
 use super::unit::occupant;
@@ -95,7 +95,7 @@ impl Habit {
         self.uses = self.uses.saturating_add(1);
         if trusted {
             self.bar = self.bar.saturating_sub(1).max(LOWEST_BAR);
-            self.span = self.span.saturating_mul(2).saturating_add(1).min(LONGEST_SPAN);
+            self.span = (self.span + self.span / 2 + 1).min(LONGEST_SPAN);
         } else {
             self.span = 1;
         }
