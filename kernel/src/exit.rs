@@ -174,6 +174,9 @@ pub enum Call {
     Reset,
     /// Asks for the guest's own floating-point ledger: loads, saves, skips, bytes.
     Ledger,
+    /// Asks what else is in it: touches that trapped and were granted, touches refused, loads that widened a view, saves
+    /// avoided.
+    Touches,
 }
 
 /// The answer to a [`Call`].

@@ -317,6 +317,10 @@ impl<A: Arch> Local<A> {
                 let tally = vm.fp_tally();
                 Reply::Values([tally.loads, tally.saves(), tally.skips, tally.bytes_in + tally.bytes_out])
             }
+            Call::Touches => {
+                let tally = vm.fp_tally();
+                Reply::Values([tally.requests(), tally.refusals, tally.widenings, tally.saves_avoided])
+            }
         };
         vcpu.guest.finish_call(reply);
         Verdict::Resume

@@ -42,6 +42,7 @@ fn calm_op() -> impl Strategy<Value = Op> {
         1 => (0..4u8).prop_map(Op::OnNowhere),
         3 => (0..5u8).prop_map(Op::State),
         2 => Just(Op::Ledger),
+        1 => Just(Op::Touches),
         4 => (1..6u8).prop_map(Op::Again),
         2 => Just(Op::Off),
         1 => Just(Op::Spin),

@@ -37,6 +37,8 @@ const PSCI_SYSTEM_RESET: u32 = 0x8400_0009;
 const PSCI_FEATURES: u32 = 0x8400_000a;
 /// Fermata's own: the guest's FP ledger. Vendor-specific hypervisor service, 64-bit, fast (DEN0028 6.1).
 pub const FERMATA_LEDGER: u32 = 0xc600_0001;
+/// The same: the rest of the ledger.
+pub const FERMATA_TOUCHES: u32 = 0xc600_0002;
 /// The 64-bit form of a function.
 const SMC64: u32 = 1 << 30;
 
@@ -71,6 +73,7 @@ fn core_call(function: u32, argument: impl Fn(usize) -> u64) -> Service {
         PSCI_SYSTEM_OFF => Call::PowerOff,
         PSCI_SYSTEM_RESET => Call::Reset,
         FERMATA_LEDGER => Call::Ledger,
+        FERMATA_TOUCHES => Call::Touches,
         _ => match function & !SMC64 {
             PSCI_CPU_SUSPEND => return Service::Suspend,
             PSCI_CPU_ON => {

@@ -104,6 +104,7 @@ pub struct FakeGuest {
     gone: bool,
     /// The values of the ledger, as last told.
     ledger: [u64; 4],
+    touches: [u64; 4],
     calls: u64,
 }
 
@@ -132,6 +133,7 @@ impl FakeGuest {
             idles: 0,
             gone: true,
             ledger: [0; 4],
+            touches: [0; 4],
             calls: 0,
         }
     }
@@ -483,6 +485,7 @@ impl FakeGuest {
                 Call::State(Some(index))
             }
             Op::Ledger => Call::Ledger,
+            Op::Touches => Call::Touches,
             Op::Off => {
                 self.shared.note(self.index, |watch, who, now| watch.off(who, now));
                 Call::CpuOff
@@ -526,15 +529,21 @@ impl FakeGuest {
                 self.shared.note(vcpu, |watch, who, _| watch.described(who, before, reply))
             }
             Call::State(_) => expect(Reply::InvalidParameters),
-            Call::Ledger => match reply {
-                Reply::Values(values) if values.iter().zip(self.ledger).all(|(new, old)| *new >= old) => {
-                    self.ledger = values;
-                    Ok(())
-                }
-                _ => Err(format!("the ledger is {reply:?}, it was {:?}", self.ledger)),
-            },
+            Call::Ledger => grow(&mut self.ledger, reply),
+            Call::Touches => grow(&mut self.touches, reply),
             _ => Err(format!("{call:?} came back with {reply:?}")),
         }
+    }
+}
+
+/// Takes in new values of the ledger, none of which may be less than before.
+fn grow(known: &mut [u64; 4], reply: Reply) -> Result<(), String> {
+    match reply {
+        Reply::Values(values) if values.iter().zip(*known).all(|(new, old)| *new >= old) => {
+            *known = values;
+            Ok(())
+        }
+        _ => Err(format!("the ledger is {reply:?}, it was {known:?}")),
     }
 }
 
@@ -544,7 +553,8 @@ impl Guest for FakeGuest {
         let mut new = Self::new(Arc::clone(&self.shared), self.index);
         new.mind = Mind::new(self.shared.plot.limit, tag);
         new.pc = (pc.0.wrapping_sub(RAM) / 4) as usize;
-        (new.gone, new.ledger, new.calls) = (false, self.ledger, self.calls);
+        (new.gone, new.calls) = (false, self.calls);
+        (new.ledger, new.touches) = (self.ledger, self.touches);
         let mut old = core::mem::replace(self, new);
         old.index = usize::MAX;
         self.shared.check(self.index, |watch, who, now| {

@@ -80,6 +80,8 @@ pub enum Op {
     State(Peer),
     /// Asks for the ledger.
     Ledger,
+    /// Asks for the rest of it.
+    Touches,
     /// Switches itself off.
     Off,
     /// Switches the guest off.

@@ -1,7 +1,7 @@
 //! What a guest may ask with HVCL. Pure.
 //!
-//! Anything a guest can do with its platform it does with its chips, so there is one call, and it is Fermata's
-//! own. It changes nothing, so a guest's programs may make it as well as its kernel.
+//! Anything a guest can do with its platform it does with its chips, so the only calls are Fermata's own.
+//! They change nothing, so a guest's programs may make them as well as its kernel.
 
 use kernel::exit::{Call, Reply};
 
@@ -20,6 +20,8 @@ pub enum Service {
 pub const FERMATA: u32 = 0x7ec;
 /// Fermata's own, function in a0: the guest's FP ledger.
 pub const LEDGER: u64 = 1;
+/// The same: the rest of the ledger.
+pub const TOUCHES: u64 = 2;
 
 const NOT_SUPPORTED: u64 = -1i64 as u64;
 /// a0; a1 and so on follow it.
@@ -29,6 +31,7 @@ const A0: usize = 4;
 pub fn decode(word: u32, frame: &Frame) -> Service {
     match (word & 0x7fff, frame.r[A0]) {
         (FERMATA, LEDGER) => Service::Core(Call::Ledger),
+        (FERMATA, TOUCHES) => Service::Core(Call::Touches),
         _ => Service::Answer(NOT_SUPPORTED),
     }
 }
@@ -53,9 +56,10 @@ mod tests {
     }
 
     #[test]
-    fn the_ledger_is_the_one_call() {
+    fn the_ledger_is_all_that_can_be_called() {
         assert_eq!(call(0x7ec, 1), Service::Core(Call::Ledger));
-        for (code, a0) in [(0x7ec, 0), (0x7ec, 2), (0x7ec, u64::MAX), (0x100, 1), (0, 1), (0x7fff, 1)] {
+        assert_eq!(call(0x7ec, 2), Service::Core(Call::Touches));
+        for (code, a0) in [(0x7ec, 0), (0x7ec, 3), (0x7ec, u64::MAX), (0x100, 1), (0, 1), (0x7fff, 1)] {
             assert_eq!(call(code, a0), Service::Answer(NOT_SUPPORTED), "{code:#x} {a0}");
         }
     }

@@ -9,6 +9,8 @@ use crate::trap;
 pub const FERMATA: u32 = 0x7ec;
 /// Fermata's ledger of this VM: a0 to a3 are loads, saves, skips and bytes; a0 is -1 when unavailable.
 pub const LEDGER: u64 = 1;
+/// The rest of it: touches that trapped and were granted, touches refused, loads that widened a view, saves avoided.
+pub const TOUCHES: u64 = 2;
 /// A code that nobody has.
 pub const NOBODY: u32 = 0x7ff;
 /// The answer to what is not known.
