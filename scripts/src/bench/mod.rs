@@ -4,6 +4,7 @@
 //! with its timer, the same on every run.
 
 mod figures;
+pub(crate) mod fp;
 mod operations;
 
 use crate::Command;
@@ -27,14 +28,21 @@ pub(crate) const COMMAND: Command = Command {
     summary: "count the instructions that Fermata takes",
     help: "\
 cargo xtask bench [--arch A] [--json] [NAME]...
+cargo xtask bench fp [--arch A] [--json]
 
 Boots the bench guest with QEMU counting instructions and prints what each operation costs: instructions of guest and
 hypervisor together per operation, loads and saves of FP registers, loads that were skipped, and bytes moved. A round of
 switch_* is two vCPU switches, with FP used by none, one or both of the vCPUs; with sve in the name it is SVE with
 vectors of 512 bits. touch* is the first FP instruction of a turn, from the trap until it is done.
 
+With fp, shows what each FP policy costs instead, where none, one, half or all of four vCPUs use FP and where use comes
+and goes, with registers of every width: instructions, touches that trapped and bytes per round. It also shows the bytes
+that no correct scheme can do without. A row is marked if the policy adaptive takes more than 105 % of the instructions of
+the worse of lazy and hold, or more than 110 % of those of the best.
+
   --arch A   architecture: aarch64, loongarch64 (aarch64)
-  --json     print an array of {arch, name, policy, instructions, loads, saves, skips, bytes} instead
+  --json     print an array of {arch, name, policy, instructions, loads, saves, skips, bytes} instead;
+             for fp: {arch, registers, mix, policy, rounds, instructions, traps, loads, saves, skips, bytes, needed}, totals
   NAME       only these: hypercall, mmio_read, ipi, timer, wfi_wake, switch_none, switch_one, switch_both,
              touch, switch_sve_one, switch_sve_both, touch_sve
 ",
@@ -54,17 +62,23 @@ fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
             other => return Err(other.unexpected()).context("see cargo xtask bench --help"),
         }
     }
-    let kinds = operations::choose(&names)?;
+    let is_fp = names == ["fp"];
+    let kinds = if is_fp { Vec::new() } else { operations::choose(&names)? };
     let workspace = Workspace::find();
     let emulators = [machine(arch)?.emulator].into();
     let lab = Lab::open(workspace.clone(), arch, &emulators, Stock::Bare)?;
     let mut log = Log::default();
-    let figures = operations::measure(&lab, &kinds, &mut log);
+    let shown = if is_fp {
+        fp::measure_all(&lab, &mut log).map(|table| if json { table.json() } else { table.text() })
+    } else {
+        let figures = operations::measure(&lab, &kinds, &mut log);
+        figures.map(|figures| if json { figures.json() } else { figures.table() })
+    };
     let path = workspace.target("bench.log");
     std::fs::write(&path, log.0).with_context(|| path.display().to_string())?;
-    let figures =
-        figures.with_context(|| format!("the figures are not complete; see {}", workspace.shown(&path)))?;
-    print!("{}", if json { figures.json() } else { figures.table() });
+    let shown =
+        shown.with_context(|| format!("the figures are not complete; see {}", workspace.shown(&path)))?;
+    print!("{shown}");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -32,8 +32,9 @@ cargo xtask test [--list] [FILTER]...
 cargo xtask test --mutants fp [FILTER]...
 
 Sets up what is missing, then checks the format and the lints, runs the host tests, boots Fermata once for every test in
-guests/tests.toml, and measures the figures of `bench` against their limits. With FILTERs only tests run whose names
-contain one of them; a name in full means that test alone.
+guests/tests.toml, and measures the figures of `bench` and of `bench fp` against their limits, the latter with the
+narrowest and the widest registers only. With FILTERs only tests run whose names contain one of them; a name in full
+means that test alone.
 
   --list         only list the names
   --mutants fp   instead: switch off each rule of the FP machine in turn, and show which host tests notice, and who does
@@ -106,6 +107,7 @@ struct Suite {
     steps: Vec<&'static steps::Step>,
     tests: Vec<stanza::Test>,
     bench: Vec<Arch>,
+    bench_fp: Vec<Arch>,
 }
 
 impl Suite {
@@ -117,18 +119,21 @@ impl Suite {
         tests.extend(mutants::boots(workspace)?.0.into_iter().filter(|test| test.in_suite));
         let mut steps: Vec<_> = steps::steps(workspace).collect();
         let names = steps.iter().map(|s| s.name.to_string()).chain(tests.iter().map(|t| t.name.clone()));
-        let all: Vec<String> = names.chain(bench::ARCHS.iter().map(|arch| bench_name(*arch))).collect();
+        let figures = bench::ARCHS.map(bench_name).into_iter().chain(Arch::ALL.map(bench_fp_name));
+        let all: Vec<String> = names.chain(figures).collect();
         let chosen = |name: &str| is_chosen(name, filters, &all);
         steps.retain(|step| chosen(step.name));
         tests.retain(|test| chosen(&test.name));
         let bench = bench::ARCHS.into_iter().filter(|arch| chosen(&bench_name(*arch))).collect();
-        Ok(Self { steps, tests, bench })
+        let bench_fp = Arch::ALL.into_iter().filter(|arch| chosen(&bench_fp_name(*arch))).collect();
+        Ok(Self { steps, tests, bench, bench_fp })
     }
 
     /// Names the tests in the order they run.
     fn names(&self) -> Vec<String> {
         let steps = self.steps.iter().map(|step| step.name.to_string());
         let bench = self.bench.iter().map(|arch| bench_name(*arch));
+        let bench = bench.chain(self.bench_fp.iter().map(|arch| bench_fp_name(*arch)));
         steps.chain(self.tests.iter().map(|test| test.name.clone())).chain(bench).collect()
     }
 
@@ -152,13 +157,18 @@ impl Suite {
         {
             score.judge(&bench_name(*arch), |log| bench::check(lab, log));
         }
+        for ((arch, _), lab) in
+            labs.iter().filter(|((arch, breaks), _)| self.bench_fp.contains(arch) && !breaks)
+        {
+            score.judge(&bench_fp_name(*arch), |log| bench::fp::check(lab, log));
+        }
     }
 
     /// Builds what an architecture's tests need. If it does not build, that is one failure, and none of them runs.
     fn open_lab(&self, workspace: &Workspace, (arch, breaks): (Arch, bool), score: &Score) -> Option<Lab> {
         let of_kind = |test: &stanza::Test| test.machine.board.arch == arch && test.can_break() == breaks;
         let tests = || self.tests.iter().filter(|test| of_kind(test));
-        let benched = self.bench.contains(&arch) && !breaks;
+        let benched = !breaks && (self.bench.contains(&arch) || self.bench_fp.contains(&arch));
         if tests().next().is_none() && !benched {
             return None;
         }
@@ -186,6 +196,11 @@ impl Suite {
 fn bench_name(arch: Arch) -> String {
     let name = bench::COMMAND.name;
     if arch == Arch::Aarch64 { name.to_string() } else { format!("{name}-{arch}") }
+}
+
+/// Names the measurements of FP policies of an architecture among the tests.
+fn bench_fp_name(arch: Arch) -> String {
+    if arch == Arch::Aarch64 { "bench-fp".to_string() } else { format!("bench-fp-{arch}") }
 }
 
 /// Tells whether the filters leave a test. A filter that is the whole name of some test means no other.
@@ -350,7 +365,8 @@ mod tests {
         let workspace = Workspace::find();
         if workspace.source(TESTS).exists() {
             let suite = Suite::read(&workspace, &[]).unwrap();
-            assert!(suite.bench == bench::ARCHS && suite.steps.len() >= 4 && !suite.tests.is_empty());
+            assert!(suite.bench == bench::ARCHS && suite.bench_fp == Arch::ALL);
+            assert!(suite.steps.len() >= 4 && !suite.tests.is_empty());
         }
     }
 }

@@ -11,6 +11,8 @@ use guests::start::machine;
 const NULL_CALL: u64 = 0x4b00_0000;
 /// Fermata's ledger of this VM: x0 to x3 are loads, saves, skips and bytes; x0 is -1 when unavailable.
 const LEDGER_CALL: u64 = 0xc600_0001;
+/// The rest of it: x0 is the touches of FP that trapped; -1 when unavailable.
+const TOUCHES_CALL: u64 = 0xc600_0002;
 
 /// The names of what is measured with vectors longer than those of SIMD.
 pub(crate) const WIDE_NAMES: [&str; 3] = ["switch_sve_one", "switch_sve_both", "touch_sve"];
@@ -28,6 +30,15 @@ pub(crate) fn enable_all() {
 /// Executes one SVE instruction.
 pub(crate) fn touch_wide() {
     fp::touch_scalable();
+}
+
+/// Returns what uses these units and no more.
+pub(crate) fn touch_of(units: Units) -> Option<fn()> {
+    match units {
+        Units::SIMD => Some(fp::touch),
+        Units::SVE | Units::SCALED => Some(touch_wide),
+        _ => None,
+    }
 }
 
 /// Tells whether calls are answered: firmware does where no hypervisor is.
@@ -49,6 +60,12 @@ pub(crate) fn null_call() {
 /// Reads this VM's ledger; all ones when there is none.
 pub(crate) fn ledger() -> [u64; 4] {
     psci::hvc(LEDGER_CALL, [0; 3])
+}
+
+/// Reads how many touches of FP trapped in this VM; 0 when nobody counts.
+pub(crate) fn traps() -> u64 {
+    let [traps, ..] = psci::hvc(TOUCHES_CALL, [0; 3]);
+    if traps == u64::MAX { 0 } else { traps }
 }
 
 /// Returns the address of a 32-bit register of an emulated device: GICD_TYPER.

@@ -23,6 +23,22 @@ pub(crate) fn touch_wide() {
     unsafe { asm!("xvrepli.b $xr31, 1", options(nomem, nostack)) };
 }
 
+/// Executes one LSX instruction: every byte of vr31 becomes 1.
+fn touch_lsx() {
+    // SAFETY: changes the register only, which the compiler does not use.
+    unsafe { asm!("vrepli.b $vr31, 1", options(nomem, nostack)) };
+}
+
+/// Returns what uses these units and no more.
+pub(crate) fn touch_of(units: Units) -> Option<fn()> {
+    match units {
+        Units::FPU => Some(fp::touch),
+        Units::LSX => Some(touch_lsx),
+        Units::LASX => Some(touch_wide),
+        _ => None,
+    }
+}
+
 /// Tells whether calls are answered.
 pub(crate) fn has_calls() -> bool {
     hypercall::is_there()
@@ -37,6 +53,12 @@ pub(crate) fn null_call() {
 pub(crate) fn ledger() -> [u64; 4] {
     let asked = [hypercall::LEDGER, 0, 0, 0];
     if hypercall::is_there() { hypercall::call::<{ hypercall::FERMATA }>(asked) } else { [u64::MAX; 4] }
+}
+
+/// Reads how many touches of FP trapped in this VM; 0 when nobody counts.
+pub(crate) fn traps() -> u64 {
+    let [traps, ..] = hypercall::call::<{ hypercall::FERMATA }>([hypercall::TOUCHES, 0, 0, 0]);
+    if traps == u64::MAX { 0 } else { traps }
 }
 
 /// Returns the address of a 32-bit register of an emulated device: the PCH-PIC's identification.

@@ -1,4 +1,5 @@
-//! Counts what the hypervisor costs: one line `bench NAME INSTRUCTIONS LOADS SAVES SKIPS BYTES` per measurement.
+//! Counts what the hypervisor costs: one line `bench NAME INSTRUCTIONS LOADS SAVES SKIPS BYTES` per measurement, and those
+//! of `mix.rs`.
 //!
 //! Under `-icount shift=0` with a counter of 1 GHz a tick is an instruction, so the time that passes in an operation, less
 //! that of the empty loop around it, is the number of instructions executed for it, guest and hypervisor together.
@@ -10,12 +11,14 @@
 #[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
 #[cfg_attr(target_arch = "loongarch64", path = "loongarch64.rs")]
 mod arch;
+mod mix;
 
 use core::arch::asm;
 use core::sync::atomic::{
     AtomicBool, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 
+use guests::cpu::MAX_CPUS;
 use guests::report::{Done, test};
 use guests::trap::Frame;
 use guests::{args, cpu, fp, irq, println, smp, timer, trap};
@@ -27,7 +30,7 @@ const WARM_UP: u64 = 20;
 const IPI: u32 = 1;
 
 /// Interrupts taken, by vCPU.
-static TAKEN: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+static TAKEN: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// When the vectors were last entered for an interrupt, on vCPU 0.
 static ENTERED: AtomicU64 = AtomicU64::new(0);
 /// Set when vCPU 1 is up: what is sent to it before, plain QEMU may forget.
@@ -71,7 +74,7 @@ fn main() {
         (wide_both, || switch(Some(arch::touch_wide), Some(arch::touch_wide))),
         (wide_touch, || first_touch(arch::touch_wide)),
     ];
-    let mut done = 0;
+    let mut done = mix::play_all(wanted);
     for (name, measure) in measurements {
         if wanted(name) {
             let is_wide = arch::WIDE_NAMES.contains(&name);
@@ -113,7 +116,7 @@ fn on_irq(frame: &mut Frame) {
     if cpu::index() == 0 {
         ENTERED.store(frame.time, Relaxed);
     }
-    TAKEN[cpu::index() & 1].fetch_add(1, Release);
+    TAKEN[cpu::index() % MAX_CPUS].fetch_add(1, Release);
     irq::end(number);
 }
 
