@@ -4,7 +4,10 @@ use crate::addr::{Gpa, Ticks};
 use crate::fp::Units;
 
 /// Why a guest gave the CPU back.
+///
+/// In the order of [`Cause`], and numbered as that is, so that one is the other without a look at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Exit {
     /// The architecture dealt with it; nothing is left to do.
     Handled,
@@ -117,10 +120,10 @@ impl Kicks {
         self.0 == 0
     }
 
-    /// Takes vCPU `index` out, and says whether it was among them.
+    /// Takes vCPU `index`, below 64, out, and says whether it was among them.
     #[inline]
     pub fn take(&mut self, index: usize) -> bool {
-        let bit = 1u64.checked_shl(index as u32).unwrap_or(0);
+        let bit = 1u64.wrapping_shl(index as u32);
         let told = self.0 & bit != 0;
         self.0 &= !bit;
         told
@@ -238,6 +241,7 @@ impl core::fmt::Display for Crash {
 
 /// What the core decided after an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Verdict {
     /// Go straight back in.
     Resume,

@@ -21,7 +21,7 @@ use crate::addr::{CpuId, Ticks, VcpuId, VmId};
 use crate::arch::{Arch, Chips, Cpu, Fault, Guest, Interrupt, Reply, Rest};
 use crate::console::Events;
 use crate::exit::{Access, Call, Exit, Kicks, Verdict};
-use crate::fp::{FpUnit, MAX_GROUPS, Resident, Touch, Witness};
+use crate::fp::{FpContext, FpUnit, MAX_GROUPS, Resident, Touch, Witness};
 use crate::machine::{CpuShared, HOUSEKEEPER, Machine, Message};
 use crate::mail::{Phase, PowerOnError};
 use crate::sched::{Next, Occasion, RunQueue, Tuning, Turn, Woken};
@@ -124,14 +124,13 @@ impl<A: Arch> Local<A> {
         let now = self.now();
         status.running.store(0, Ordering::Relaxed);
         bump(&status.turns);
-        if self.fp.take_news() {
-            for (word, resident) in status.residents.iter().zip(self.fp.residents()) {
+        let mut left = [0; MAX_GROUPS];
+        for (n, left) in left.iter_mut().enumerate().take(A::Fp::GROUPS.len()) {
+            let word = &status.residents[n];
+            if let Some(resident) = self.fp.news(n) {
                 word.store(resident.map_or(0, Resident::pack), Ordering::Relaxed);
             }
-        }
-        let mut left = [0; MAX_GROUPS];
-        for ((left, word), deeds) in left.iter_mut().zip(&status.residents).zip(self.fp.deeds()) {
-            *left = word.load(Ordering::Relaxed) | deeds.pack();
+            *left = word.load(Ordering::Relaxed) | self.fp.deeds(n).pack();
         }
         self.trace.record(Ticks(now), Kind::TurnEnd, vcpu.id(), left[0], left[1]);
         self.settle(vcpu, &vm, verdict, now);
@@ -192,11 +191,7 @@ impl<A: Arch> Local<A> {
                 self.distribute(Occasion::Routine, self.now());
                 self.plan_alarm(vcpu);
             }
-            self.fp.enter(self.cpu.fp());
-            let exit = self.cpu.enter(&mut vcpu.guest, &vm.chips);
-            let handled = self.cpu.handled();
-            vcpu.stats().count(exit.cause(), handled);
-            add(&self.shared.status.exits, handled + 1);
+            let exit = self.visit(vcpu, vm);
             match self.answer(vcpu, vm, exit) {
                 Verdict::Resume => {}
                 Verdict::Sleep(until) => match self.doze(vcpu, vm, until) {
@@ -204,6 +199,24 @@ impl<A: Arch> Local<A> {
                     verdict => return verdict,
                 },
                 verdict => return verdict,
+            }
+        }
+    }
+
+    /// Goes into the guest until it stops for something else than FP units that it gets: nobody looks at anything else
+    /// because of that, and whoever has something new interrupts.
+    #[inline(always)]
+    fn visit(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>) -> Exit {
+        loop {
+            self.fp.enter(self.cpu.fp());
+            let exit = self.cpu.enter(&mut vcpu.guest, &vm.chips);
+            let handled = self.cpu.handled();
+            vcpu.stats().count(exit.cause(), handled);
+            add(&self.shared.status.exits, handled + 1);
+            let Exit::Fp(units) = exit else { return exit };
+            self.trace.record(self.cpu.now(), Kind::ExitFp, vcpu.id(), units.bits().into(), 0);
+            if self.fp.request(units) == Touch::Absent {
+                return exit;
             }
         }
     }
@@ -216,18 +229,14 @@ impl<A: Arch> Local<A> {
         self.ring(vm, kicks);
     }
 
-    /// Deals with one exit.
+    /// Deals with one exit. What is rare is not inlined: what it computes with would be made ready at each turn.
     fn answer(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>, exit: Exit) -> Verdict {
         let note = |kind, a: u64, b: u64| self.trace.record(self.cpu.now(), kind, vcpu.id(), a, b);
         match exit {
             Exit::Handled => {}
             Exit::Interrupt => self.take_interrupts(Some(vcpu)),
-            Exit::Fp(units) => {
-                note(Kind::ExitFp, units.bits().into(), 0);
-                if self.fp.request(units) == Touch::Absent {
-                    self.cpu.inject(&mut vcpu.guest, Fault::Undefined);
-                }
-            }
+            // It does not have them.
+            Exit::Fp(_) => self.cpu.inject(&mut vcpu.guest, Fault::Undefined),
             Exit::Mmio(access) => {
                 note(Kind::ExitMmio, access.at.0, access.store.unwrap_or(0));
                 self.mmio(vcpu, vm, access);
@@ -261,6 +270,7 @@ impl<A: Arch> Local<A> {
         Verdict::Resume
     }
 
+    #[inline(never)]
     fn mmio(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>, access: Access) {
         match vm.access(access, self.machine.console) {
             Answer::Done(value, kicks) => {
@@ -283,6 +293,7 @@ impl<A: Arch> Local<A> {
         }
     }
 
+    #[inline(never)]
     fn call(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>, call: Call) -> Verdict {
         let reply = match call {
             Call::CpuOn { vcpu: Some(index), .. } | Call::State(Some(index)) if index >= vm.vcpus() => {
@@ -327,12 +338,18 @@ impl<A: Arch> Local<A> {
     }
 
     /// Waits with the guest loaded, as long as nobody else is ready; then it has to sleep like others.
+    #[inline]
     fn doze(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>, until: Option<Ticks>) -> Verdict {
         if self.queue.waiting() > 0 {
             // Whether it has to wait is found out once its interrupts are out of the hardware: they have to be
             // looked at there anyway.
             return Verdict::Sleep(until);
         }
+        self.doze_alone(vcpu, vm, until)
+    }
+
+    #[inline(never)]
+    fn doze_alone(&mut self, vcpu: &mut Vcpu<A>, vm: &Arc<Vm<A>>, until: Option<Ticks>) -> Verdict {
         self.refresh(vcpu, vm);
         loop {
             if self.cpu.wants_interrupt(&mut vcpu.guest, &vm.chips) {

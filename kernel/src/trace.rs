@@ -142,7 +142,7 @@ impl Trace {
         at.store(time.0, Ordering::Relaxed);
         first.store(a, Ordering::Relaxed);
         second.store(b, Ordering::Relaxed);
-        tag.store(n << 32 | u64::from(vcpu.0 << 8) | kind as u64, Ordering::Release);
+        tag.store(n << 32 | u64::from(vcpu.0) << 8 | kind as u64, Ordering::Release);
         self.next.store(n + 1, Ordering::Release);
     }
 

@@ -130,7 +130,7 @@ impl Dice {
 
 impl<F: FpContext, R: Rules> FpUnit<F, R> {
     /// Tells what a vCPU whose turn starts is expected to use, and notes what it is watched for.
-    #[inline(never)]
+    #[inline]
     pub(super) fn forecast(&mut self, index: usize) -> Units {
         if self.slot(index).habits.iter().all(Habit::is_none) {
             return Units::empty();

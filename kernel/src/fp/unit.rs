@@ -33,13 +33,6 @@ pub enum Touch {
     Absent,
 }
 
-/// Whether registers still count as their owner's once they were saved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Afterwards {
-    Remember,
-    Forget,
-}
-
 /// The state of one group's registers.
 #[derive(Debug, Default)]
 pub(super) struct Seat {
@@ -61,6 +54,11 @@ pub(super) struct Seat {
 }
 
 impl Seat {
+    fn resident(&self) -> Option<Resident> {
+        let Self { owner, valid, dirty, .. } = *self;
+        owner.filter(|_| !valid.is_empty()).map(|owner| Resident { owner, valid, dirty })
+    }
+
     /// Stops counting on what the registers hold.
     fn forget(&mut self) {
         *self = Self { loaded: self.loaded, painted: self.painted, ..Self::default() };
@@ -86,16 +84,14 @@ pub struct FpUnit<F: FpContext, R: Rules = InForce> {
     /// The groups for which it is watched in this turn: the policy learns whether it uses them.
     pub(super) watched: Units,
     pub(super) dice: Dice,
-    /// What [`residents`](Self::residents) tells is not what it told before.
-    moved: bool,
+    /// What [`residents`](Self::residents) tells of a group is not what it told before.
+    moved: [bool; MAX_GROUPS],
     pub(super) cpu: CpuId,
     stamps: Stamps,
     ledger: Arc<Ledger>,
     pub(super) witness: Option<Witness>,
-    /// What happened to the registers in this turn, or the last one, by group, but for what follows from what was asked for
-    /// and from what was exposed when it ended.
+    /// What happened to the registers in this turn, or the last one, by group.
     pub(super) deeds: [Deeds; MAX_GROUPS],
-    pub(super) shown: Units,
     pub(super) audit: Arc<AuditSwitch>,
     rules: PhantomData<R>,
 }
@@ -113,13 +109,12 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             asked: Units::empty(),
             watched: Units::empty(),
             dice: Dice::new(cpu.0),
-            moved: false,
+            moved: [false; MAX_GROUPS],
             cpu,
             stamps: Stamps::new(cpu),
             ledger: Arc::default(),
             witness: None,
             deeds: Default::default(),
-            shown: Units::empty(),
             audit,
             rules: PhantomData,
         }
@@ -132,15 +127,13 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
 
     /// Tells, group by group, whose values the registers hold.
     pub fn residents(&self) -> impl Iterator<Item = Option<Resident>> {
-        self.seats[..F::GROUPS.len()].iter().map(|seat| {
-            let Seat { owner, valid, dirty, .. } = *seat;
-            owner.filter(|_| !valid.is_empty()).map(|owner| Resident { owner, valid, dirty })
-        })
+        self.seats[..F::GROUPS.len()].iter().map(Seat::resident)
     }
 
-    /// Tells whether that is news since it was last asked.
-    pub fn take_news(&mut self) -> bool {
-        core::mem::take(&mut self.moved)
+    /// Tells whose values the registers of group `n` hold, if that is news since it was last asked.
+    #[inline]
+    pub fn news(&mut self, n: usize) -> Option<Option<Resident>> {
+        core::mem::take(&mut self.moved[n]).then(|| self.seats[n].resident())
     }
 
     /// Shows the state of a vCPU that lives here.
@@ -232,13 +225,24 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         (self.asked, self.watched) = (Units::empty(), Units::empty());
         self.deeds = Default::default();
         let slot = self.slot(index);
+        let request = slot.request;
         let expected = match slot.policy.policy().at_arrive() {
             AtArrive::Everything => slot.image.units(),
             AtArrive::WhatIsHere => self.usable(slot),
-            AtArrive::WhatIsUsual => self.forecast(index),
+            AtArrive::WhatIsUsual => return self.arrive_as_usual(index, request),
             AtArrive::Nothing => Units::empty(),
         };
-        let wanted = self.slot(index).request | expected;
+        self.expect(request | expected);
+    }
+
+    #[inline(never)]
+    fn arrive_as_usual(&mut self, index: usize, request: Units) {
+        let expected = self.forecast(index);
+        self.expect(request | expected);
+    }
+
+    #[inline]
+    fn expect(&mut self, wanted: Units) {
         self.pending = u16::from(wanted.bits()) | if self.audit.is_on() { AUDIT } else { 0 };
     }
 
@@ -254,6 +258,11 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         }
         slot.touched |= touched;
         self.asked |= touched;
+        for n in 0..F::GROUPS.len() {
+            if touched.intersects(F::GROUPS[n]) {
+                self.deeds[n] |= Deeds::ASKED;
+            }
+        }
         // What else `touched` needs depends on the form the image has when it is loaded.
         let wanted = if R::keeps(Rule::CloseLate) { touched } else { slot.image.closure(touched) };
         let missing = wanted - self.exposed;
@@ -282,8 +291,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
                     slot.count(&self.ledger, Event::Avoided);
                 }
             }
-            AtLeave::Save => self.vacate(file, index, Afterwards::Remember),
-            AtLeave::SaveAndForget => self.vacate(file, index, Afterwards::Forget),
+            at_leave => self.vacate(file, index, at_leave),
         }
         if policy == Policy::Adaptive && !(self.asked | self.watched).is_empty() {
             self.learn(index);
@@ -291,7 +299,6 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         if R::keeps(Rule::ConcealAtLeave) {
             F::conceal(file);
         }
-        self.shown = self.exposed;
         self.exposed = Units::empty();
         self.pending = 0;
     }
@@ -307,7 +314,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             if R::keeps(Rule::ForgetOnFlush) {
                 self.note_gone(n);
                 self.seats[n].forget();
-                self.moved = true;
+                self.moved[n] = true;
             }
         }
         self.pending |= u16::from(self.exposed.bits());
@@ -320,12 +327,31 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     #[inline(never)]
     fn serve(&mut self, file: &mut F::File) {
         let Some(index) = self.running else { return };
-        let touched = units_of(self.pending);
+        let touched = Units::from_bits_retain(self.pending as u8);
+        let slot = occupant(&mut self.slots, index);
+        let wanted = if R::keeps(Rule::CloseLate) { slot.image.closure(touched) } else { touched };
+        // Apart, because it is what happens most: registers of the first group, and no other, hold nothing of the vCPU.
+        let is_away = !holds::<F, R>(&self.seats[0], slot, 0, self.cpu);
+        let is_all = F::GROUPS[0].contains(wanted) && !touched.is_empty() && self.pending & AUDIT == 0;
+        if !(is_away && is_all && self.exposed.is_empty()) {
+            return self.serve_all(file, index, touched, wanted);
+        }
+        self.pending = 0;
+        slot.request = Units::empty();
+        let all = slot.image.units();
+        if R::keeps(Rule::SaveBeforeEviction) {
+            self.save(file, 0, SaveCause::Evict);
+        }
+        self.fill(file, index, 0, wanted);
+        F::expose(file, if R::keeps(Rule::ExposeOnlyValid) { self.exposed } else { all });
+    }
+
+    /// The same, whatever it is.
+    #[inline(never)]
+    fn serve_all(&mut self, file: &mut F::File, index: usize, touched: Units, wanted: Units) {
         self.pending &= AUDIT;
         if !touched.is_empty() {
-            let slot = occupant(&mut self.slots, index);
-            slot.request = Units::empty();
-            let wanted = if R::keeps(Rule::CloseLate) { slot.image.closure(touched) } else { touched };
+            occupant(&mut self.slots, index).request = Units::empty();
             // The first group is the one that everybody uses.
             if !self.exposed.contains(wanted & F::GROUPS[0]) {
                 self.seize(file, index, 0, wanted & F::GROUPS[0]);
@@ -347,39 +373,44 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     /// Makes the registers of group `n` hold at least `wanted` of the running vCPU, and exposes them.
     #[inline(always)]
     fn seize(&mut self, file: &mut F::File, index: usize, n: usize, wanted: Units) {
-        let mut slot = occupant(&mut self.slots, index);
+        let slot = occupant(&mut self.slots, index);
         let seat = &self.seats[n];
         let valid = if holds::<F, R>(seat, slot, n, self.cpu) { seat.valid } else { Units::empty() };
         if valid.contains(wanted) {
             slot.count(&self.ledger, Event::Skip);
-            self.moved |= seat.dirty != valid;
+            self.moved[n] |= seat.dirty != valid;
+            self.deeds[n].find();
+            let seat = &mut self.seats[n];
+            if R::keeps(Rule::Rehome) {
+                // It may have been away: its values waited here, but its slot is another one now.
+                seat.slot = index;
+            }
+            // Neither architecture tells which registers a guest wrote, so whatever it may write is dirty. All that
+            // is valid is exposed: a narrow view must not write to registers that a wider one is valid in.
+            seat.dirty = seat.valid;
+            self.exposed |= seat.valid;
         } else {
             if !(seat.dirty | valid).is_empty() {
                 self.make_room(file, index, n, valid);
-                slot = occupant(&mut self.slots, index);
             }
-            let units = valid | wanted;
-            slot.image.restore(file, units);
-            slot.count(&self.ledger, Event::Load { bytes: slot.image.bytes(units) });
-            self.deeds[n] |= Deeds::LOADED;
-            self.moved = true;
-            let seat = &mut self.seats[n];
-            seat.owner = Some(slot.id);
-            seat.slot = index;
-            seat.stamp = slot.stamps[n];
-            seat.valid = units;
-            seat.loaded |= units;
-            seat.painted = false;
+            self.fill(file, index, n, valid | wanted);
         }
+    }
+
+    /// Loads registers of group `n`, which are free, and exposes them.
+    #[inline(always)]
+    fn fill(&mut self, file: &mut F::File, index: usize, n: usize, units: Units) {
+        let slot = occupant(&mut self.slots, index);
+        slot.count(&self.ledger, Event::Load { bytes: slot.image.bytes(units) });
+        self.deeds[n].load();
+        self.moved[n] = true;
+        self.exposed |= units;
         let seat = &mut self.seats[n];
-        if R::keeps(Rule::Rehome) {
-            // It may have been away: its values waited here, but its slot is another one now.
-            seat.slot = index;
-        }
-        // Neither architecture tells which registers a guest wrote, so whatever it may write is dirty. All that
-        // is valid is exposed: a narrow view must not write to registers that a wider one is valid in.
-        seat.dirty = seat.valid;
-        self.exposed |= seat.valid;
+        let (loaded, owner, stamp) = (seat.loaded | units, Some(slot.id), slot.stamps[n]);
+        // All of it is exposed, and so it is dirty.
+        *seat = Seat { owner, slot: index, stamp, valid: units, dirty: units, loaded, painted: false };
+        // Last, so that little has to be kept meanwhile.
+        slot.image.restore(file, units);
     }
 
     /// The same for a group that is seldom used.
@@ -416,7 +447,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
     fn write_back(&mut self, file: &mut F::File, n: usize, cause: SaveCause) {
         let seat = &mut self.seats[n];
         let dirty = core::mem::take(&mut seat.dirty);
-        self.moved = true;
+        self.moved[n] = true;
         let Some(slot) = self.slots[seat.slot].as_mut() else { return };
         let kept = slot.image.save(file, dirty);
         if R::keeps(Rule::ForgetDestroyed) {
@@ -428,21 +459,17 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         seat.stamp = slot.stamps[n];
         let bytes = slot.image.bytes(dirty);
         slot.count(&self.ledger, Event::Save { cause, bytes });
-        match cause {
-            SaveCause::Leave => self.deeds[n] |= Deeds::SAVED,
-            SaveCause::Evict => self.deeds[n] |= Deeds::EVICTED,
-            SaveCause::Widen => self.deeds[n] |= Deeds::WIDENED,
-            SaveCause::Migrate | SaveCause::Flush | SaveCause::Snapshot => {
-                if let Some(witness) = self.witness {
-                    witness.saved(slot.id, cause, dirty, bytes);
-                }
-            }
+        let deed = Deeds::of(cause);
+        self.deeds[n] |= deed;
+        if deed.is_empty() {
+            let id = slot.id;
+            self.note_saved(id, cause, dirty, bytes);
         }
     }
 
     /// Saves what a vCPU whose turn ends has in the registers.
-    #[inline(never)]
-    fn vacate(&mut self, file: &mut F::File, index: usize, afterwards: Afterwards) {
+    #[inline]
+    fn vacate(&mut self, file: &mut F::File, index: usize, at_leave: AtLeave) {
         for n in 0..F::GROUPS.len() {
             if !self.is_here(self.slot(index), n) {
                 continue;
@@ -452,9 +479,9 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             } else {
                 self.seats[n].dirty = Units::empty();
             }
-            if afterwards == Afterwards::Forget {
+            if at_leave == AtLeave::SaveAndForget {
                 self.seats[n].forget();
-                self.moved = true;
+                self.moved[n] = true;
             }
         }
     }
@@ -492,9 +519,10 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
 
     /// Gives up what a vCPU wrote to registers and did not save.
     pub(super) fn abandon(&mut self, index: usize) {
-        for seat in self.seats.iter_mut().filter(|seat| seat.slot == index) {
+        for (seat, moved) in self.seats.iter_mut().zip(&mut self.moved).filter(|(seat, _)| seat.slot == index)
+        {
             seat.dirty = Units::empty();
-            self.moved = true;
+            *moved = true;
         }
     }
 
@@ -513,7 +541,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             self.inspect_wiped(file, group, id);
             self.note_gone(n);
             self.seats[n] = Seat::default();
-            self.moved = true;
+            self.moved[n] = true;
             self.pending |= u16::from((self.exposed & group).bits());
             self.exposed -= group;
         }
@@ -569,9 +597,4 @@ fn holds<F: FpContext, R: Rules>(seat: &Seat, slot: &FpSlot<F>, n: usize, cpu: C
 /// Whoever holds an [`FpKey`] has a slot.
 pub(super) fn occupant<F: FpContext>(slots: &mut [Option<Box<FpSlot<F>>>], index: usize) -> &mut FpSlot<F> {
     slots[index].as_mut().expect("an FP key names an empty slot")
-}
-
-/// The units among the bits of `pending`.
-fn units_of(pending: u16) -> Units {
-    Units::from_bits_retain(pending as u8)
 }

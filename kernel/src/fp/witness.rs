@@ -45,7 +45,7 @@ bitflags::bitflags! {
     pub struct Deeds: u8 {
         /// They were loaded.
         const LOADED = 1 << 0;
-        /// They were exposed when it ended, and had not been loaded: they had been in place.
+        /// They were in place when they were exposed, and were not loaded.
         const FOUND = 1 << 1;
         /// The guest trapped for them.
         const ASKED = 1 << 2;
@@ -84,6 +84,29 @@ impl fmt::Display for Outcome {
 }
 
 impl Deeds {
+    /// Notes that registers were loaded.
+    #[inline]
+    pub(super) fn load(&mut self) {
+        *self = *self - Self::FOUND | Self::LOADED;
+    }
+
+    /// Notes that registers were in place.
+    #[inline]
+    pub(super) fn find(&mut self) {
+        if !self.contains(Self::LOADED) {
+            *self |= Self::FOUND;
+        }
+    }
+
+    /// Tells which deed of a turn a save is; none if it has a record of its own.
+    #[inline]
+    pub(super) fn of(cause: SaveCause) -> Self {
+        const NONE: Deeds = Deeds::empty();
+        // In the order of `SaveCause`.
+        const ALL: [Deeds; 6] = [Deeds::SAVED, Deeds::WIDENED, Deeds::EVICTED, NONE, NONE, NONE];
+        ALL[cause as usize]
+    }
+
     /// Where deeds are in a word, above a [`Resident`].
     const SHIFT: u32 = 56;
 
@@ -109,18 +132,24 @@ impl Outcome {
 }
 
 impl<F: FpContext, R: Rules> FpUnit<F, R> {
+    /// Records a save that is no deed of a turn.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn note_saved(&self, vcpu: VcpuId, cause: SaveCause, units: Units, bytes: u64) {
+        if let Some(witness) = self.witness {
+            witness.saved(vcpu, cause, units, bytes);
+        }
+    }
+
     /// Has what happens to the registers written into the trace of this CPU.
     pub fn attend(&mut self, witness: Witness) {
         self.witness = Some(witness);
     }
 
-    /// Tells, group by group, what happened to the registers in the turn that ended last.
-    pub fn deeds(&self) -> impl Iterator<Item = Deeds> {
-        self.deeds.into_iter().zip(F::GROUPS).map(|(mut deeds, &group)| {
-            deeds.set(Deeds::ASKED, self.asked.intersects(group));
-            deeds.set(Deeds::FOUND, self.shown.intersects(group) && !deeds.contains(Deeds::LOADED));
-            deeds
-        })
+    /// Tells what happened to the registers of group `n` in the turn that ended last.
+    #[inline]
+    pub fn deeds(&self, n: usize) -> Deeds {
+        self.deeds[n]
     }
 
     /// Records that the registers of group `n` are about to hold nobody's values.

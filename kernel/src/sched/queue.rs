@@ -22,6 +22,7 @@ const SCALE: u32 = MAX_WEIGHT.ilog2();
 
 /// What becomes of a vCPU after its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Next {
     /// It wants to go on: its slice is over or another was more urgent.
     Ready,

@@ -226,10 +226,14 @@ impl<S: Subject, R: Rules> World<S, R> {
     fn check_news(&mut self) -> Result<(), Wrong> {
         for (cpu, unit) in self.units.iter_mut().enumerate() {
             let now: Vec<_> = unit.residents().collect();
-            if !unit.take_news() && now != self.residents[cpu] {
-                return Err(format!("CPU {cpu} has {now:?}, which is no news"));
+            let told = &mut self.residents[cpu];
+            told.resize(now.len(), None);
+            for (n, told) in told.iter_mut().enumerate() {
+                *told = unit.news(n).unwrap_or(*told);
             }
-            self.residents[cpu] = now;
+            if *told != now {
+                return Err(format!("CPU {cpu} has {now:?}, which is no news: it told {told:?}"));
+            }
         }
         Ok(())
     }
