@@ -3,7 +3,6 @@
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch_common::ram::{GuestRam, HeapTables, frozen};
 use kernel::addr::{Gpa, Ticks};
@@ -13,6 +12,7 @@ use kernel::exit::{Call, Kicks};
 use kernel::fp::Units;
 use kernel::paging::Space;
 use spin::Mutex;
+use spin::mutex::TicketMutex;
 
 use crate::arch::Loongarch64;
 use crate::cpu::{ThisCpu, now};
@@ -25,13 +25,13 @@ use crate::layout::{self, ISA, POWER, RTC};
 use crate::ram::Window;
 use crate::rtc::{Power, Rtc};
 use crate::stage2::Stage2;
-use crate::vintc::{IocsrAccess, Outcome, Vintc};
+use crate::vintc::{Front, IocsrAccess, Outcome, Vintc};
 
 /// What all vCPUs of one guest share.
 pub struct GuestChips {
-    vintc: Mutex<Vintc>,
-    /// What [`Vintc::lines`] says of each vCPU.
-    lines: Arc<[AtomicU64]>,
+    vintc: TicketMutex<Vintc>,
+    /// What is looked at of `vintc` without the lock.
+    fronts: Arc<[Front]>,
     rtc: Mutex<Rtc>,
     space: Space<Stage2, HeapTables<Window>>,
     ram: GuestRam<Window>,
@@ -72,13 +72,19 @@ impl GuestChips {
     /// seen after the bell was answered; that one went down is seen some time.
     #[inline]
     pub fn lines(&self, index: usize) -> u64 {
-        self.lines.get(index).map_or(0, |lines| lines.load(Ordering::Relaxed))
+        self.fronts.get(index).map_or(0, Front::lines)
     }
 
-    /// Answers an access to a whole register of the IPI of vCPU `index`; none if it has to be looked at more closely.
+    /// What of them concerns vCPU `index`, which exists, and is looked at without a lock.
     #[inline]
-    pub fn ipi(&self, index: usize, at: u64, store: Option<u32>) -> Option<(u32, Kicks)> {
-        self.vintc.lock().ipi_word(index, at, store)
+    pub fn front(&self, index: usize) -> &Front {
+        &self.fronts[index]
+    }
+
+    /// Does a store of vCPU `index` to a whole register of the IPI; none if it has to be looked at more closely.
+    #[inline]
+    pub fn ipi_store(&self, index: usize, at: u64, value: u32) -> Option<Kicks> {
+        self.vintc.lock().ipi_store(index, at, value)
     }
 
     /// Answers an access to an IOCSR.
@@ -187,8 +193,8 @@ impl Chips<Loongarch64> for GuestChips {
         let seconds = facts.epoch.unwrap_or(0) + plan.now.0 / facts.hz;
         let vintc = Vintc::new(domain.cpus as usize);
         let chips = Self {
-            lines: vintc.shared_lines(),
-            vintc: Mutex::new(vintc),
+            fronts: vintc.fronts(),
+            vintc: TicketMutex::new(vintc),
             rtc: Mutex::new(Rtc::new(seconds, facts.hz)),
             space,
             ram,

@@ -1,5 +1,8 @@
 //! One physical CPU: loading a guest into it, running it, and finding out why it stopped.
 
+use core::ops::RangeInclusive;
+use core::ptr;
+
 use arch_common::access::{Extend, Transfer};
 use arch_common::mmio::Mmio;
 use kernel::addr::{CpuId, Gpa, Ticks};
@@ -14,7 +17,7 @@ use crate::fp::File;
 use crate::fp_regs::Hardware;
 use crate::gid::{Choice, Gids};
 use crate::gspr::{self, Direction, Gspr};
-use crate::guest::{Answer, Guest, TI};
+use crate::guest::{Answer, Frame, Guest, TI};
 use crate::hypercall::{self, Service};
 use crate::insn;
 use crate::iocsr::Own;
@@ -22,9 +25,12 @@ use crate::irqchip::{Ipi, IrqChip};
 use crate::lvz::{self, GBADI, GBADV, GCRMD, GECFG, GEENTRY, GERA, GESTAT, GPRMD, GTCFG, GTVAL};
 use crate::switch;
 use crate::trap::{self, Exception, Memory, Trap};
+use crate::vintc::Front;
 
 /// `ESTAT` fields of an exception: Ecode and EsubCode.
 const ESTAT_CODES: u64 = 0x7fff << 16;
+/// `ESTAT.IS` of the hardware lines.
+const HWI: u64 = 0xff << interrupt::HWI0;
 /// The most that the vectors of a guest take, in bytes: 64 exceptions and 16 interrupts of 512 bytes (`ECFG.VS` = 7).
 const VECTORS: u64 = 80 * 512;
 
@@ -43,6 +49,8 @@ pub static CORES: Once<alloc::vec::Vec<u32>> = Once::new();
 pub struct ThisCpu {
     id: CpuId,
     hz: u64,
+    /// How late a guest's timer may be, ticks.
+    timer_slack: u64,
     fp: File<Hardware>,
     gids: Gids,
     /// Where the interrupts of devices come from, on the CPU that handles them.
@@ -53,10 +61,7 @@ pub struct ThisCpu {
     world: (u64, u64),
     /// Whether a guest's registers are in the hardware.
     loaded: Loaded,
-    /// The lines of its chips as the loaded guest has them.
-    shown: u64,
-    /// How often the last entry was repeated.
-    handled: u64,
+    quick: Quick,
 }
 
 /// Whether a guest's registers are in the hardware.
@@ -66,26 +71,23 @@ enum Loaded {
     Somebody,
 }
 
-impl ThisCpu {
-    /// The CPU this runs on, its FP registers taken over. `chip` is for the CPU that handles devices.
-    pub fn new(id: CpuId, hz: u64, fp: File<Hardware>, chip: Option<Chip>) -> Self {
-        let bits = GSTAT.get() >> gstat::GIDBIT_SHIFT & 0x3f;
-        Self {
-            id,
-            hz,
-            fp,
-            gids: Gids::new(bits as u32),
-            chip,
-            alarm: None,
-            // No guest has its tables there.
-            world: (0, 0),
-            loaded: Loaded::Nobody,
-            shown: 0,
-            handled: 0,
-        }
-    }
+/// What [`quick`] works on.
+#[derive(Debug)]
+pub struct Quick {
+    /// The chips of the guest that was loaded last, and what of them concerns its vCPU.
+    chips: *const GuestChips,
+    front: *const Front,
+    /// Its number.
+    index: usize,
+    /// The lines of its chips as it has them.
+    shown: u64,
+    /// How many exits were dealt with since it was entered last.
+    handled: u64,
+    /// Whom the last one was to ring for.
+    kicks: Kicks,
+}
 
-    /// Shows the loaded guest the lines of its chips.
+impl Quick {
     #[inline]
     fn show(&mut self, lines: u64) {
         let changed = lines ^ self.shown;
@@ -93,10 +95,86 @@ impl ThisCpu {
             return;
         }
         self.shown = lines;
-        GINTC.set(lines >> interrupt::HWI0 & 0xff);
+        if changed & HWI != 0 {
+            GINTC.set((lines & HWI) >> interrupt::HWI0);
+        }
         if changed & 1 << interrupt::IPI != 0 {
             lvz::change_estat(1 << interrupt::IPI, lines);
         }
+    }
+}
+
+/// The general registers that are loaded anew when a guest goes on after [`quick`], but for ra and sp: a0 to t8.
+const TEMPORARIES: RangeInclusive<usize> = 4..=20;
+
+/// Deals with what every interrupt between vCPUs takes: an access to a whole register of the IPI. Returns 1 if the guest can
+/// go on, with tp, r21, fp and s0 to s8 as they are; 0 if it is something else, something about it is unusual, or somebody has to be
+/// rung for.
+///
+/// # Safety
+/// 1. The exception entry calls it, for a GSPR of the guest that [`switch::enter`] runs, with the arguments of that.
+/// 2. `chips` and `front` in `state` are valid, and those of that guest.
+pub unsafe extern "C" fn quick(frame: *mut Frame, state: *mut Quick) -> u64 {
+    // SAFETY: the caller's promise: whoever called `enter` lent it both until it returns.
+    let (frame, state) = unsafe { (&mut *frame, &mut *state) };
+    // SAFETY: the caller's promise. Both are shared by all vCPUs and never borrowed mutably.
+    let (chips, front) = unsafe { (&*state.chips, &*state.front) };
+    let Some((direction, rd, rj)) = gspr::iocsr_word(BADI.get() as u32) else { return 0 };
+    if GCRMD.get() & 3 != 0 {
+        return 0;
+    }
+    let (rd, at) = (usize::from(rd & 31), frame.r[usize::from(rj & 31)]);
+    if direction == Direction::Read {
+        if !TEMPORARIES.contains(&rd) {
+            return 0;
+        }
+        let Some(value) = front.load(at) else { return 0 };
+        frame.r[rd] = i64::from(value as i32) as u64;
+    } else {
+        let Some(mut kicks) = chips.ipi_store(state.index, at, frame.r[rd] as u32) else { return 0 };
+        state.show(front.lines());
+        kicks.take(state.index);
+        if !kicks.is_empty() {
+            frame.pc = frame.pc.wrapping_add(4);
+            state.kicks = kicks;
+            return 0;
+        }
+    }
+    frame.pc = frame.pc.wrapping_add(4);
+    state.handled += 1;
+    1
+}
+
+impl ThisCpu {
+    /// The CPU this runs on, its FP registers taken over. `chip` is for the CPU that handles devices.
+    pub fn new(id: CpuId, hz: u64, fp: File<Hardware>, chip: Option<Chip>) -> Self {
+        let bits = GSTAT.get() >> gstat::GIDBIT_SHIFT & 0x3f;
+        Self {
+            id,
+            hz,
+            timer_slack: hz / TIMER_SLACK,
+            fp,
+            gids: Gids::new(bits as u32),
+            chip,
+            alarm: None,
+            // No guest has its tables there.
+            world: (0, 0),
+            loaded: Loaded::Nobody,
+            quick: Quick {
+                chips: ptr::null(),
+                front: ptr::null(),
+                index: 0,
+                shown: 0,
+                handled: 0,
+                kicks: Kicks::NONE,
+            },
+        }
+    }
+
+    /// Shows the loaded guest the lines of its chips.
+    #[inline]
+    fn show(&mut self, lines: u64) {
+        self.quick.show(lines);
     }
 
     /// Brings the guest's registers that exception entry reads up to date, raises the exception, and puts what it
@@ -122,8 +200,9 @@ impl ThisCpu {
         Exit::Handled
     }
 
-    /// What an exception from the guest was about.
-    #[inline]
+    /// What an exception from the guest was about. Not inlined: what each kind computes with would be made ready at each
+    /// turn.
+    #[inline(never)]
     fn exit(&mut self, guest: &mut Guest, chips: &GuestChips, estat: u64) -> Exit {
         match trap::decode(estat) {
             Trap::Interrupt => Exit::Interrupt,
@@ -164,11 +243,6 @@ impl ThisCpu {
     /// An instruction or register that a guest does not have in hardware.
     fn gspr(&mut self, guest: &mut Guest, chips: &GuestChips) -> Exit {
         guest.word = BADI.get() as u32;
-        if let Some((direction, rd, rj)) = gspr::iocsr_word(guest.word)
-            && let Some(exit) = self.ipi(guest, chips, direction, rd, rj)
-        {
-            return exit;
-        }
         let Some(instruction) = gspr::decode(guest.word) else {
             return self.fault(guest, Fault::Undefined);
         };
@@ -192,30 +266,6 @@ impl ThisCpu {
         Exit::Handled
     }
 
-    /// What every interrupt between vCPUs takes, in a few steps.
-    #[inline]
-    fn ipi(
-        &mut self,
-        guest: &mut Guest,
-        chips: &GuestChips,
-        direction: Direction,
-        rd: u8,
-        rj: u8,
-    ) -> Option<Exit> {
-        if GCRMD.get() & 3 != 0 {
-            return None;
-        }
-        let store = (direction == Direction::Write).then(|| guest.reg(rd) as u32);
-        let (value, kicks) = chips.ipi(guest.index, guest.reg(rj), store)?;
-        guest.skip();
-        if store.is_none() {
-            guest.set_reg(rd, i64::from(value as i32) as u64);
-            return Some(Exit::Handled);
-        }
-        self.show(chips.lines(guest.index));
-        Some(Self::rung(guest, kicks))
-    }
-
     fn iocsr(&mut self, guest: &mut Guest, chips: &GuestChips, access: gspr::Iocsr) -> Exit {
         let outcome = chips.iocsr(guest.index, access.at(guest), access.width, access.store(guest));
         access.finish(guest, outcome.value);
@@ -234,8 +284,7 @@ impl ThisCpu {
         if kicks.is_empty() { Exit::Handled } else { Exit::Ring(kicks) }
     }
 
-    /// An address that stage 2 does not give. Not inlined: what devices compute with would be made ready at each turn.
-    #[inline(never)]
+    /// An address that stage 2 does not give.
     fn memory(&mut self, guest: &mut Guest, chips: &GuestChips, memory: Memory) -> Exit {
         let gpa = Gpa(BADV.get());
         if memory == Memory::Fetch {
@@ -295,20 +344,35 @@ impl ThisCpu {
 
     /// Puts the guest's timer into the hardware. What passes between looking at the clock and writing the rest of the
     /// timer's time makes it late: a few cycles, but on an emulator it can be anything, and then it is done again.
+    #[inline]
     fn start_timer(&self, guest: &mut Guest) {
-        for _ in 0..TIMER_ATTEMPTS {
-            let now = now();
-            guest.load_timer(now);
-            lvz::load_timer(&guest.csr);
-            if guest.csr.tcfg & TCFG_EN == 0 || counter() - now.0 < self.hz / TIMER_SLACK {
+        if !self.try_timer(guest) {
+            self.retry_timer(guest);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn retry_timer(&self, guest: &mut Guest) {
+        for _ in 1..TIMER_ATTEMPTS {
+            if self.try_timer(guest) {
                 break;
             }
         }
     }
 
+    /// Tells whether it was in time.
+    #[inline]
+    fn try_timer(&self, guest: &mut Guest) -> bool {
+        let now = now();
+        guest.load_timer(now);
+        lvz::load_timer(&guest.csr);
+        guest.csr.tcfg & TCFG_EN == 0 || counter() - now.0 < self.timer_slack
+    }
+
     /// Whether the loaded guest has an interrupt pending that it enabled.
     fn has_pending(&self) -> bool {
-        (GESTAT.get() | self.shown) & GECFG.get() & interrupt::LINES != 0
+        (GESTAT.get() | self.quick.shown) & GECFG.get() & interrupt::LINES != 0
     }
 
     /// When the timer of the loaded guest fires, if it waits for it.
@@ -364,18 +428,21 @@ impl Cpu<Loongarch64> for ThisCpu {
             GCNTC.set(world.1.wrapping_neg());
             lvz::load_model(&guest.csr);
         }
-        let lines = chips.lines(guest.index);
+        let front = chips.front(guest.index);
+        let lines = front.lines();
         // HWI lines come in by GINTC alone: a bit that is written here might not go down with its line.
-        let chips = 0xff << interrupt::HWI0 | 1 << interrupt::IPI;
-        guest.csr.estat = guest.csr.estat & !chips | lines & 1 << interrupt::IPI;
+        let from_chips = HWI | 1 << interrupt::IPI;
+        guest.csr.estat = guest.csr.estat & !from_chips | lines & 1 << interrupt::IPI;
         lvz::load(&guest.csr);
         self.start_timer(guest);
-        GINTC.set(lines >> interrupt::HWI0 & 0xff);
-        self.shown = lines;
+        GINTC.set((lines & HWI) >> interrupt::HWI0);
+        self.quick.shown = lines;
+        (self.quick.chips, self.quick.front, self.quick.index) = (chips, front, guest.index);
         self.loaded = Loaded::Somebody;
         Kicks::NONE
     }
 
+    #[inline]
     fn unload(&mut self, guest: &mut Guest, _: &GuestChips) {
         let now = lvz::store(&mut guest.csr);
         guest.save_timer(now);
@@ -393,17 +460,28 @@ impl Cpu<Loongarch64> for ThisCpu {
 
     #[inline]
     fn enter(&mut self, guest: &mut Guest, chips: &GuestChips) -> Exit {
-        self.handled = 0;
+        self.quick.handled = 0;
+        debug_assert!(ptr::eq(self.quick.chips, chips) && self.quick.index == guest.index);
+        // SAFETY: set by `load` to a part of the loaded guest's chips, which `chips` are.
+        let lines = unsafe { &*self.quick.front }.lines();
         // What went up was rung for; what went down was not.
-        self.show(chips.lines(guest.index));
+        self.show(lines);
         loop {
+            self.quick.kicks = Kicks::NONE;
             // SAFETY: 1. the core calls this between `load` and `unload` of this guest, which put its registers,
             // identifier and stage 2 in place and set PVM. 2. The vectors were installed when this CPU started, and
-            // `SAVE5` is zero outside this call. 3. `guest` is borrowed for the whole call.
-            let estat = unsafe { switch::enter(&raw mut guest.frame) };
+            // `SAVE5` is zero outside this call. 3. `guest` and `self` are borrowed for the whole call, and so are
+            // `chips`, which `load` noted.
+            let estat = unsafe { switch::enter(&raw mut guest.frame, &raw mut self.quick) };
+            if !self.quick.kicks.is_empty() {
+                return Exit::Ring(self.quick.kicks);
+            }
+            if let Some(units) = trap::fp(estat) {
+                guest.word = BADI.get() as u32;
+                return Exit::Fp(units);
+            }
             match self.exit(guest, chips, estat) {
-                // A guest makes several of these for one interrupt.
-                Exit::Handled => self.handled += 1,
+                Exit::Handled => self.quick.handled += 1,
                 exit => return exit,
             }
         }
@@ -411,7 +489,7 @@ impl Cpu<Loongarch64> for ThisCpu {
 
     #[inline]
     fn handled(&self) -> u64 {
-        self.handled
+        self.quick.handled
     }
 
     fn inject(&mut self, guest: &mut Guest, fault: Fault) {

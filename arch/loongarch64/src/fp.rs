@@ -161,6 +161,7 @@ impl<H: FpRegs> File<H> {
     ///
     /// No CPU can refuse zero. Should one keep TM, there is an instruction that clears it and nothing else; it is not
     /// the first choice, because not all that emulate LBT have it.
+    #[inline(always)]
     pub(crate) fn untwist(&mut self) {
         self.hardware.set_fcsr(0);
         if self.hardware.fcsr() & fcsr::TM != 0 {
@@ -168,13 +169,9 @@ impl<H: FpRegs> File<H> {
         }
     }
 
-    /// Writes an FCSR that a guest left behind. It may have been about to read which exception it got: its causes are
-    /// written as they were if the CPU takes them, and without those that are enabled otherwise.
-    fn set_fcsr(&mut self, value: u32) {
-        let raised = value & (value & fcsr::ENABLES) << fcsr::CAUSE_SHIFT;
-        if raised == 0 {
-            return self.hardware.set_fcsr(value);
-        }
+    /// Writes an FCSR that a guest left behind, with causes `raised` that are enabled: it may have been about to read
+    /// which exception it got. They are written as they were if the CPU takes them, and left out otherwise.
+    fn set_fcsr_raised(&mut self, value: u32, raised: u32) {
         if self.hardware.try_fcsr(value).is_err() {
             self.hardware.set_fcsr(value & !raised);
             if !core::mem::replace(&mut self.complained, true) {
@@ -264,9 +261,28 @@ impl<H: FpRegs, S: Rules<Step>> Fp<H, S> {
     }
 
     /// Loads FCC, then FCSR, which may set TM, then TOP, which setting TM may change.
+    #[inline(always)]
     fn load_status(&self, file: &mut File<H>, twist: Twist) {
         file.hardware.set_fcc(self.status.fcc);
-        file.set_fcsr(self.status.fcsr);
+        let value = self.status.fcsr;
+        let raised = value & (value & fcsr::ENABLES) << fcsr::CAUSE_SHIFT;
+        if raised != 0 {
+            return self.load_raised(file, twist, raised);
+        }
+        file.hardware.set_fcsr(value);
+        self.load_top(file, twist);
+    }
+
+    /// The same from FCSR on, which is rare.
+    #[cold]
+    #[inline(never)]
+    fn load_raised(&self, file: &mut File<H>, twist: Twist, raised: u32) {
+        file.set_fcsr_raised(self.status.fcsr, raised);
+        self.load_top(file, twist);
+    }
+
+    #[inline(always)]
+    fn load_top(&self, file: &mut File<H>, twist: Twist) {
         // It is looked at first because it is rarely another one, and takes eight places to jump to.
         if twist == Twist::Possible && file.hardware.top() != self.status.top {
             file.hardware.set_top(self.status.top);
@@ -302,6 +318,7 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Fp<H, S> {
         touched | Units::from_bits_retain(views >> 1 | views >> 2 | fpu)
     }
 
+    #[inline(always)]
     fn save(&mut self, file: &mut File<H>, units: Units) -> Units {
         let mut kept = units;
         if let Some(width) = Width::of(units) {
@@ -314,11 +331,11 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Fp<H, S> {
     }
 
     fn restore(&self, file: &mut File<H>, units: Units) {
-        if let Some(width) = Width::of(units) {
-            self.load_registers(file, width, units);
-        }
         if units.contains(LBT) {
             file.open(LBT).load_lbt(&self.lbt);
+        }
+        if let Some(width) = Width::of(units) {
+            self.load_registers(file, width, units);
         }
     }
 
@@ -334,6 +351,8 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Fp<H, S> {
         file.open
     }
 
+    // Its instructions take 400 bytes, and it is rare.
+    #[inline(never)]
     fn fill(file: &mut File<H>, units: Units, pattern: u64) {
         // All of a register is filled, whichever view was named: what is above it is remains of somebody, too.
         if units.intersects(VECTORS)

@@ -122,23 +122,24 @@ impl FpRegs for Hardware {
 
     #[inline]
     fn set_top(&mut self, value: u8) {
-        macro_rules! top {
-            ($value:literal) => {
-                // SAFETY: decides what FP registers are called, which compiled code does not use, on a CPU that
-                // has LBT, as the contract says.
-                unsafe { asm!("x86mttop {}", const $value, options(nomem, nostack)) }
-            };
-        }
-        // The instruction takes nothing but a constant.
-        match value & 7 {
-            0 => top!(0),
-            1 => top!(1),
-            2 => top!(2),
-            3 => top!(3),
-            4 => top!(4),
-            5 => top!(5),
-            6 => top!(6),
-            _ => top!(7),
+        // The instruction takes nothing but a constant: there is a place for each, of two instructions.
+        // SAFETY: 1. decides what FP registers are called, which compiled code does not use, on a CPU that has LBT, as
+        // the contract says. 2. The jump goes to one of the eight places: each is 8 bytes long, the first 12 bytes after
+        // the `pcaddi`.
+        unsafe {
+            asm!(
+                "pcaddi {base}, 0",
+                "alsl.d {base}, {top}, {base}, 3",
+                "jirl $zero, {base}, 12",
+                ".irp n, 0, 1, 2, 3, 4, 5, 6, 7",
+                "x86mttop \\n",
+                "b 2f",
+                ".endr",
+                "2:",
+                base = out(reg) _,
+                top = in(reg) u64::from(value & 7),
+                options(nomem, nostack),
+            );
         }
     }
 

@@ -117,11 +117,10 @@ pub fn decode(word: u32) -> Option<Gspr> {
 /// accesses that are made most.
 #[inline]
 pub fn iocsr_word(word: u32) -> Option<(Direction, u8, u8)> {
-    let direction = match word >> 10 {
-        0x1_9202 => Direction::Read,
-        0x1_9206 => Direction::Write,
-        _ => return None,
-    };
+    if word >> 10 & !4 != 0x1_9202 {
+        return None;
+    }
+    let direction = if word & 4 << 10 == 0 { Direction::Read } else { Direction::Write };
     Some((direction, field(word, 0, 5) as u8, field(word, 5, 5) as u8))
 }
 

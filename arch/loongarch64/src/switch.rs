@@ -4,47 +4,75 @@
 //! entry tells a guest's exception from one of our own, and where it finds room for the guest's registers. Only
 //! general registers and `ERA` move here; a guest's CSRs move when a vCPU is loaded or unloaded (`cpu`).
 //!
+//! Most exits of guests whose vCPUs talk to each other are a GSPR that is dealt with in a few steps. The entry calls
+//! [`quick`] for each first. That is a function and preserves what a call preserves, so that these registers are still in
+//! place when the guest goes on.
+//!
 //! `PVM` is set when a vCPU is loaded and every exception of a guest leaves it set, so each `ertn` here enters the
 //! guest. Nothing else in Fermata executes `ertn`.
 
-use core::arch::{global_asm, naked_asm};
+use core::arch::{asm, global_asm, naked_asm};
 use core::mem::offset_of;
 
+use crate::cpu::{Quick, quick};
 use crate::guest::Frame;
+use crate::trap::ecode;
 
 /// Bytes of stack for what a call has to preserve: ra, fp, s0 to s8, rounded up to 16.
 const SAVED: usize = 96;
 
-/// Puts what a call has to preserve on the stack; `back` takes it off again.
-macro_rules! put_saved {
-    () => {
-        "
-        addi.d $sp, $sp, -{saved}
-        st.d $ra, $sp, 0
-        st.d $fp, $sp, 8
-        st.d $s0, $sp, 16
-        st.d $s1, $sp, 24
-        st.d $s2, $sp, 32
-        st.d $s3, $sp, 40
-        st.d $s4, $sp, 48
-        st.d $s5, $sp, 56
-        st.d $s6, $sp, 64
-        st.d $s7, $sp, 72
-        st.d $s8, $sp, 80
-        "
-    };
-}
-
 /// Runs the guest of `frame` until it takes an exception to the root; returns `ESTAT`.
+///
+/// In place rather than as a function: of the registers that a call preserves, only those that a caller has in use are
+/// saved, once and not at each entry.
 ///
 /// # Safety
 /// 1. The guest's CSRs, its identifier and its stage 2 are loaded on this CPU, and `GSTAT.PVM` is set.
 /// 2. `EENTRY` and `TLBRENTRY` are those of [`install`](crate::start), and `SAVE5` is zero.
-/// 3. `frame` is not reached through any other path until the call returns.
+/// 3. `frame` and `state` are valid, and not reached through any other path until the call returns. `state` is what
+///    [`quick`] asks for.
+#[inline(always)]
+pub unsafe fn enter(frame: *mut Frame, state: *mut Quick) -> u64 {
+    let estat;
+    // SAFETY: 1. the caller's promises are those that `enter_raw` asks for. 2. The guest leaves its own values in all
+    // general registers. What a call may change and s0 to s7 are declared; ra is among the former; s8, fp and sp, which
+    // cannot be declared, `enter_raw` preserves; tp and r21 no code of Fermata uses.
+    unsafe {
+        asm!(
+            "bl {enter}",
+            enter = sym enter_raw,
+            inout("$r4") frame => estat,
+            in("$r5") state,
+            out("$r23") _,
+            out("$r24") _,
+            out("$r25") _,
+            out("$r26") _,
+            out("$r27") _,
+            out("$r28") _,
+            out("$r29") _,
+            out("$r30") _,
+            clobber_abi("C"),
+        );
+    }
+    estat
+}
+
+/// Bytes of stack for what `enter_raw` preserves, ra, fp, s8, and for its two arguments; rounded up to 16.
+const KEPT: usize = 48;
+
+/// The function behind [`enter`], which does not preserve s0 to s7.
+///
+/// # Safety
+/// As for [`enter`], which alone calls it.
 #[unsafe(naked)]
-pub unsafe extern "C" fn enter(frame: *mut Frame) -> u64 {
+unsafe extern "C" fn enter_raw(frame: *mut Frame, state: *mut Quick) -> u64 {
     naked_asm!(
-        put_saved!(),
+        "addi.d $sp, $sp, -{kept}",
+        "st.d $ra, $sp, 0",
+        "st.d $fp, $sp, 8",
+        "st.d $s8, $sp, 16",
+        "st.d $a0, $sp, 24",
+        "st.d $a1, $sp, 32",
         "st.d $sp, $a0, {stack}",
         "ld.d $t0, $a0, {pc}",
         "csrwr $t0, 0x6",
@@ -85,7 +113,7 @@ pub unsafe extern "C" fn enter(frame: *mut Frame) -> u64 {
         "ld.d $r31, $a0, 248",
         "ld.d $r4, $a0, 32",
         "ertn",
-        saved = const SAVED,
+        kept = const KEPT,
         stack = const offset_of!(Frame, stack),
         pc = const offset_of!(Frame, pc),
     )
@@ -100,7 +128,18 @@ pub unsafe extern "C" fn enter(frame: *mut Frame) -> u64 {
 #[unsafe(naked)]
 unsafe extern "C" fn attempt_raw(f: *const (), argument: u64) -> u64 {
     naked_asm!(
-        put_saved!(),
+        "addi.d $sp, $sp, -{saved}",
+        "st.d $ra, $sp, 0",
+        "st.d $fp, $sp, 8",
+        "st.d $s0, $sp, 16",
+        "st.d $s1, $sp, 24",
+        "st.d $s2, $sp, 32",
+        "st.d $s3, $sp, 40",
+        "st.d $s4, $sp, 48",
+        "st.d $s5, $sp, 56",
+        "st.d $s6, $sp, 64",
+        "st.d $s7, $sp, 72",
+        "st.d $s8, $sp, 80",
         "move $t0, $sp",
         "csrwr $t0, 0x34",
         "move $t0, $a0",
@@ -114,7 +153,7 @@ unsafe extern "C" fn attempt_raw(f: *const (), argument: u64) -> u64 {
     )
 }
 
-/// Restores what `enter` or `attempt_raw` put on the stack, and returns to their caller.
+/// Restores what `attempt_raw` put on the stack, and returns to its caller.
 #[unsafe(naked)]
 unsafe extern "C" fn back() {
     naked_asm!(
@@ -235,8 +274,48 @@ global_asm!(
     "csrrd $t0, 0x6",
     "st.d $t0, $a0, {pc}",
     "ld.d $sp, $a0, {stack}",
-    "csrrd $a0, 0x5",
-    "b {back}",
+    "csrrd $t0, 0x5",
+    "bstrpick.d $t0, $t0, 21, 16",
+    "addi.d $t0, $t0, -{gspr}",
+    "bnez $t0, 4f",
+    "ld.d $a1, $sp, 32",
+    "bl {quick}",
+    "beqz $a0, 4f",
+    // The guest goes on. fp and s0 to s8 are still its own, as are tp and r21, which no code of Fermata uses.
+    "ld.d $a0, $sp, 24",
+    "ld.d $t0, $a0, {pc}",
+    "csrwr $t0, 0x6",
+    "ori $t0, $zero, 4",
+    "csrwr $t0, 0x1",
+    "move $t0, $a0",
+    "csrwr $t0, 0x35",
+    "ld.d $r1, $a0, 8",
+    "ld.d $r3, $a0, 24",
+    "ld.d $r5, $a0, 40",
+    "ld.d $r6, $a0, 48",
+    "ld.d $r7, $a0, 56",
+    "ld.d $r8, $a0, 64",
+    "ld.d $r9, $a0, 72",
+    "ld.d $r10, $a0, 80",
+    "ld.d $r11, $a0, 88",
+    "ld.d $r12, $a0, 96",
+    "ld.d $r13, $a0, 104",
+    "ld.d $r14, $a0, 112",
+    "ld.d $r15, $a0, 120",
+    "ld.d $r16, $a0, 128",
+    "ld.d $r17, $a0, 136",
+    "ld.d $r18, $a0, 144",
+    "ld.d $r19, $a0, 152",
+    "ld.d $r20, $a0, 160",
+    "ld.d $r4, $a0, 32",
+    "ertn",
+    // What `enter_raw` put there.
+    "4: csrrd $a0, 0x5",
+    "ld.d $ra, $sp, 0",
+    "ld.d $fp, $sp, 8",
+    "ld.d $s8, $sp, 16",
+    "addi.d $sp, $sp, {kept}",
+    "ret",
     // An exception of our own. If one was expected, the attempt ends with its ESTAT.
     "1: csrwr $zero, 0x35",
     "csrrd $t0, 0x34",
@@ -288,6 +367,9 @@ global_asm!(
     ".popsection",
     pc = const offset_of!(Frame, pc),
     stack = const offset_of!(Frame, stack),
+    kept = const KEPT,
+    gspr = const ecode::GSPR,
+    quick = sym quick,
     back = sym back,
     fault = sym crate::start::own_fault,
     refill = const REFILL,

@@ -97,6 +97,22 @@ impl Exception {
     }
 }
 
+/// Tells which unit it is about where [`decode`] says [`Trap::Fp`].
+#[inline]
+pub fn fp(estat: u64) -> Option<Units> {
+    // From FPD to BTD, a byte each.
+    const UNITS: u64 = (FPU.bits() as u64)
+        | (LSX.bits() as u64) << (8 * (ecode::SXD - ecode::FPD))
+        | (LASX.bits() as u64) << (8 * (ecode::ASXD - ecode::FPD))
+        | (LBT.bits() as u64) << (8 * (ecode::BTD - ecode::FPD));
+    let place = Exception::from_estat(estat).ecode.wrapping_sub(ecode::FPD);
+    if place > ecode::BTD - ecode::FPD {
+        return None;
+    }
+    let unit = (UNITS >> (8 * place)) as u8;
+    (unit != 0).then_some(Units::from_bits_retain(unit))
+}
+
 /// Decodes one exception from a guest.
 pub fn decode(estat: u64) -> Trap {
     let exception = Exception::from_estat(estat);
@@ -149,7 +165,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_estat_decodes(estat: u64) {
-            let _ = decode(estat);
+            let trap = decode(estat);
+            proptest::prop_assert_eq!(fp(estat).map(Trap::Fp), Some(trap).filter(|trap| matches!(trap, Trap::Fp(_))));
             let exception = Exception::from_estat(estat);
             proptest::prop_assert_eq!(exception.to_estat(), estat & 0x7fff_0000);
         }

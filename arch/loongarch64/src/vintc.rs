@@ -13,7 +13,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 mod eiointc;
 mod ipi;
@@ -100,11 +100,43 @@ fn bits(mut word: u64) -> impl Iterator<Item = u32> {
     })
 }
 
-/// Changes the lines of a vCPU; whether it got one that it did not have.
-fn put(lines: &AtomicU64, now: u64) -> bool {
-    let before = lines.load(Ordering::Relaxed);
-    lines.store(now, Ordering::Relaxed);
-    now & !before != 0
+/// What of a vCPU's chips is looked at without the lock. Only who has the lock writes it.
+#[derive(Debug, Default)]
+pub struct Front {
+    /// Its lines, as [`Vintc::lines`] tells them.
+    lines: AtomicU64,
+    /// The first two registers of its IPI: status, and above it which of these raise the line.
+    ipi: AtomicU64,
+}
+
+impl Front {
+    /// The bits of its `ESTAT.IS` that are up.
+    #[inline]
+    pub fn lines(&self) -> u64 {
+        self.lines.load(Ordering::Relaxed)
+    }
+
+    /// Answers its own load of 32 bits from IOCSR `at`, if that is one of the two registers.
+    #[inline]
+    pub fn load(&self, at: u64) -> Option<u32> {
+        let offset = at.wrapping_sub(IPI);
+        if offset & !4 != 0 {
+            return None;
+        }
+        // Whoever has seen the line go up sees why.
+        fence(Ordering::Acquire);
+        Some((self.ipi.load(Ordering::Relaxed) >> (8 * offset)) as u32)
+    }
+
+    /// Shows what became of an IPI and of the other lines; whether it got a line that it did not have.
+    #[inline]
+    fn put(&self, ipi: &Ipi, others: u64) -> bool {
+        self.ipi.store(ipi.first_two(), Ordering::Relaxed);
+        let now = others | if ipi.is_up() { IS_IPI } else { 0 };
+        let before = self.lines.load(Ordering::Relaxed);
+        self.lines.store(now, Ordering::Release);
+        now & !before != 0
+    }
 }
 
 /// A guest's interrupt chips.
@@ -112,8 +144,8 @@ pub struct Vintc {
     ipi: Box<[Ipi]>,
     eiointc: Eiointc,
     pch_pic: PchPic,
-    /// The lines of each vCPU, for a look without the lock. Nobody else writes them.
-    lines: Arc<[AtomicU64]>,
+    /// What is looked at of each vCPU without the lock.
+    fronts: Arc<[Front]>,
     /// vCPUs that have not started, bit n for vCPU n.
     parked: u64,
 }
@@ -129,20 +161,20 @@ impl Vintc {
             ipi: (0..cpus).map(|_| Ipi::default()).collect(),
             eiointc: Eiointc::new(cpus),
             pch_pic: PchPic::new(),
-            lines: (0..cpus).map(|_| AtomicU64::new(0)).collect(),
+            fronts: (0..cpus).map(|_| Front::default()).collect(),
             parked: u64::MAX >> (64 - cpus) & !1,
         }
     }
 
     /// The bits of a vCPU's `ESTAT.IS` that are up: HWI0 to HWI7 in bits 9 to 2, IPI in bit 12.
     pub fn lines(&self, vcpu: usize) -> u64 {
-        self.lines.get(vcpu).map_or(0, |lines| lines.load(Ordering::Relaxed))
+        self.fronts.get(vcpu).map_or(0, Front::lines)
     }
 
     /// The same of all vCPUs, to be looked at without the lock. Whoever raises a line rings for its vCPU afterwards;
     /// nobody rings for a line that goes down.
-    pub fn shared_lines(&self) -> Arc<[AtomicU64]> {
-        Arc::clone(&self.lines)
+    pub fn fronts(&self) -> Arc<[Front]> {
+        Arc::clone(&self.fronts)
     }
 
     /// Answers an access of vCPU `from`. `is_memory` says whether an address is one where a vCPU could start.
@@ -150,16 +182,17 @@ impl Vintc {
         if from >= self.ipi.len() {
             return Outcome::default();
         }
-        if access.width == 4
-            && let Some((value, kicks)) =
-                self.ipi_word(from, access.at, access.store.map(|value| value as u32))
-        {
-            return Outcome { value: value.into(), kicks, start: None };
-        }
+        let whole = access.width == 4;
         let words = Words::new(access.at, access.width);
         let Some(value) = access.store else {
+            if whole && let Some(value) = self.fronts.get(from).and_then(|front| front.load(access.at)) {
+                return Outcome { value: value.into(), ..Outcome::default() };
+            }
             return Outcome { value: words.load(|at| self.read(from, at)), ..Outcome::default() };
         };
+        if whole && let Some(kicks) = self.ipi_store(from, access.at, value as u32) {
+            return Outcome { kicks, ..Outcome::default() };
+        }
         let mut effect = Effect::default();
         match (access.at, access.width) {
             (MAIL_SEND, 8) => self.mail(value),
@@ -176,17 +209,16 @@ impl Vintc {
         Outcome { value: 0, kicks: self.refresh(effect.touched), start }
     }
 
-    /// Answers what every interrupt between vCPUs takes, in a few steps: an access of vCPU `from` to a whole register of
-    /// the IPI. None if it is something else, or may start a vCPU.
+    /// Does what every interrupt between vCPUs takes, in a few steps: a store of vCPU `from` to a whole register of the
+    /// IPI. Returns whose lines got a bit; none if it is something else, or may start a vCPU.
     #[inline]
-    pub fn ipi_word(&mut self, from: usize, at: u64, store: Option<u32>) -> Option<(u32, Kicks)> {
+    pub fn ipi_store(&mut self, from: usize, at: u64, value: u32) -> Option<Kicks> {
         let offset = at.wrapping_sub(IPI);
         if offset > IPI_END - IPI || offset & 3 != 0 {
             return None;
         }
-        let Some(value) = store else { return Some((self.ipi.get(from)?.read(offset), Kicks::NONE)) };
         let whom = if at == ipi::SEND_AT { ipi::target(value.into()) } else { from };
-        let (ipi, lines) = (self.ipi.get_mut(whom)?, self.lines.get(whom)?);
+        let (ipi, front) = (self.ipi.get_mut(whom)?, self.fronts.get(whom)?);
         if self.parked >> whom & 1 != 0 {
             return None;
         }
@@ -194,9 +226,8 @@ impl Vintc {
             ipi::SEND_AT => ipi.post(ipi::action(value)),
             _ => ipi.write(offset, value, u32::MAX),
         }
-        let others = lines.load(Ordering::Relaxed) & !IS_IPI;
-        let got = put(lines, others | if ipi.is_up() { IS_IPI } else { 0 });
-        Some((0, Kicks(u64::from(got) << whom)))
+        let got = front.put(ipi, front.lines() & !IS_IPI);
+        Some(Kicks(u64::from(got) << whom))
     }
 
     /// Answers an access to memory, if it is to one of the chips: what a load returns, and whose lines got a bit.
@@ -256,10 +287,9 @@ impl Vintc {
         let mut kicks = 0;
         for vcpu in bits(touched) {
             let at = vcpu as usize;
-            let Some((lines, ipi)) = self.lines.get(at).zip(self.ipi.get(at)) else { break };
+            let Some((front, ipi)) = self.fronts.get(at).zip(self.ipi.get(at)) else { break };
             let hwi = u64::from(self.eiointc.pins_up(at)) << HWI_SHIFT;
-            let now = hwi | if ipi.is_up() { IS_IPI } else { 0 };
-            kicks |= u64::from(put(lines, now)) << vcpu;
+            kicks |= u64::from(front.put(ipi, hwi)) << vcpu;
         }
         Kicks(kicks)
     }

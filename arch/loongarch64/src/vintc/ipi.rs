@@ -64,6 +64,11 @@ impl Ipi {
         u64::from(self.mailboxes[0]) | u64::from(self.mailboxes[1]) << 32
     }
 
+    /// The first two registers.
+    pub(super) fn first_two(&self) -> u64 {
+        u64::from(self.status) | u64::from(self.enabled) << 32
+    }
+
     /// The status bits.
     pub(super) fn status(&self) -> u32 {
         self.status

@@ -32,6 +32,7 @@ const HWI1: u64 = 1 << 3;
 
 pub(crate) fn main() {
     run("identification", identification);
+    run("ipi-register-to-any-register", ipi_to_any);
     run("eiointc-registers", eiointc_registers);
     run("pch-pic-registers", pch_pic_registers);
     run("each-message-is-taken", each_message);
@@ -63,6 +64,61 @@ fn run(name: &str, body: impl FnOnce() -> Outcome) {
     let _ = cpu::mask_irq();
     rest();
     cpu::unmask_irq();
+}
+
+/// Reads a register of the IPI into each general register, but sp, and writes it from each; none changes by a read into
+/// another.
+fn ipi_to_any() -> Outcome {
+    const BEFORE: u32 = 0x8765_4321;
+    let enabled = iocsr::read32(iocsr::IPI_EN);
+    let masked = cpu::mask_irq();
+    let (mut wrong, mut neighbours): (u64, u64) = (0, 0);
+    iocsr::write32(iocsr::IPI_EN, BEFORE);
+    // SAFETY: each register is given back the value it had, but those that are named; with interrupts masked nobody sees
+    // what it holds between. The register of the IPI is put back below.
+    unsafe {
+        core::arch::asm!(
+            ".irp n, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
+            "move $r13, $r\\n",
+            "iocsrrd.w $r\\n, $r12",
+            "xor $r16, $r\\n, $r14",
+            "nor $r\\n, $r\\n, $zero",
+            "iocsrwr.w $r\\n, $r12",
+            "move $r\\n, $r13",
+            "iocsrrd.w $r17, $r12",
+            "iocsrwr.w $r14, $r12",
+            "nor $r17, $r17, $zero",
+            "xor $r17, $r17, $r14",
+            "or $r16, $r16, $r17",
+            "sltu $r16, $zero, $r16",
+            "add.d $r15, $r15, $r16",
+            ".endr",
+            // Reads into one of them leave the others alone.
+            ".irp n, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
+            "move $r13, $r\\n",
+            "nor $r16, $r13, $zero",
+            "move $r\\n, $r16",
+            "iocsrrd.w $r17, $r12",
+            "xor $r16, $r\\n, $r16",
+            "move $r\\n, $r13",
+            "sltu $r16, $zero, $r16",
+            "add.d $r18, $r18, $r16",
+            ".endr",
+            inout("$r18") neighbours,
+            in("$r12") iocsr::IPI_EN,
+            out("$r13") _,
+            in("$r14") i64::from(BEFORE as i32),
+            inout("$r15") wrong,
+            out("$r16") _,
+            out("$r17") _,
+            options(nostack),
+        );
+    }
+    iocsr::write32(iocsr::IPI_EN, enabled);
+    cpu::restore_irq(masked);
+    ensure!(wrong == 0, "{wrong} general registers did not get or give the value");
+    ensure!(neighbours == 0, "{neighbours} general registers changed by a read into another");
+    Ok(Done::Passed)
 }
 
 fn rest() {
