@@ -33,7 +33,7 @@ cargo xtask bench fp [--arch A] [--json]
 Boots the bench guest with QEMU counting instructions and prints what each operation costs: instructions of guest and
 hypervisor together per operation, loads and saves of FP registers, loads that were skipped, and bytes moved. A round of
 switch_* is two vCPU switches, with FP used by none, one or both of the vCPUs; with sve in the name it is SVE with
-vectors of 512 bits. touch* is the first FP instruction of a turn, from the trap until it is done.
+vectors of 512 bits, with lasx it is LASX. touch* is the first FP instruction of a turn, from the trap until it is done.
 
 With fp, shows what each FP policy costs instead, where none, one, half or all of four vCPUs use FP and where use comes
 and goes, with registers of every width: instructions, touches that trapped and bytes per round. It also shows the bytes
@@ -44,7 +44,7 @@ the worse of lazy and hold, or more than 110 % of those of the best.
   --json     print an array of {arch, name, policy, instructions, loads, saves, skips, bytes} instead;
              for fp: {arch, registers, mix, policy, rounds, instructions, traps, loads, saves, skips, bytes, needed}, totals
   NAME       only these: hypercall, mmio_read, ipi, timer, wfi_wake, switch_none, switch_one, switch_both,
-             touch, switch_sve_one, switch_sve_both, touch_sve
+             touch, switch_sve_one, switch_sve_both, touch_sve, switch_lasx_one, switch_lasx_both, touch_lasx
 ",
     run,
 };

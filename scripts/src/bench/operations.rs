@@ -30,17 +30,23 @@ pub(super) struct Kind {
     /// On AArch64 and on LoongArch.
     limits: [Option<u64>; 2],
     pub(super) under: Under,
-    /// The longest vectors of the guest; what is measured with SVE is measured on AArch64 alone.
+    /// The longest vectors of the guest, where they are SVE's.
     sve: Sve,
+    /// The architecture that alone has what it is about.
+    only: Option<Arch>,
 }
 
 impl Kind {
     const fn new(name: &'static str, limits: [Option<u64>; 2], under: Under) -> Self {
-        Self { name, limits, under, sve: Sve::Hidden }
+        Self { name, limits, under, sve: Sve::Hidden, only: None }
     }
 
     const fn with_sve(name: &'static str, limit: Option<u64>, under: Under) -> Self {
-        Self { name, limits: [limit, None], under, sve: SVE }
+        Self { name, limits: [limit, None], under, sve: SVE, only: Some(Arch::Aarch64) }
+    }
+
+    const fn with_lasx(name: &'static str, limit: Option<u64>, under: Under) -> Self {
+        Self { name, limits: [None, limit], under, sve: Sve::Hidden, only: Some(Arch::Loongarch64) }
     }
 
     /// Tells whether it is measured in a boot of a guest.
@@ -50,7 +56,7 @@ impl Kind {
             Under::Each => true,
             Under::Lazy => policy == Policy::Lazy,
         };
-        under && self.sve == sve && (sve == Sve::Hidden || arch == Arch::Aarch64)
+        under && self.sve == sve && self.only.is_none_or(|only| only == arch)
     }
 
     pub(super) const fn limit(&self, arch: Arch) -> Option<u64> {
@@ -71,10 +77,13 @@ pub(super) const KINDS: &[Kind] = &[
     Kind::new("switch_none", [Some(4000), Some(4500)], Under::Each),
     Kind::new("switch_one", [None, None], Under::Each),
     Kind::new("switch_both", [Some(4600), Some(5200)], Under::Each),
-    Kind::new("touch", [Some(350 + SIMD_LOAD), None], Under::Lazy),
+    Kind::new("touch", [Some(350 + SIMD_LOAD), Some(350 + FPU_LOAD)], Under::Lazy),
     Kind::with_sve("switch_sve_one", None, Under::Each),
     Kind::with_sve("switch_sve_both", None, Under::Each),
     Kind::with_sve("touch_sve", Some(350 + SVE_LOAD), Under::Lazy),
+    Kind::with_lasx("switch_lasx_one", None, Under::Each),
+    Kind::with_lasx("switch_lasx_both", Some(5200), Under::Each),
+    Kind::with_lasx("touch_lasx", Some(350 + LASX_LOAD), Under::Lazy),
 ];
 
 /// The vectors that figures with SVE are for.
@@ -82,9 +91,13 @@ const SVE: Sve = Sve::Bits(512);
 /// Instructions of the functions in `arch/aarch64/src/fp_regs.rs` that load registers.
 const SIMD_LOAD: u64 = 21;
 const SVE_LOAD: u64 = 56;
+/// Instructions of `restore` in `arch/loongarch64/src/fp.rs`, with the functions in `fp_regs.rs` that are part of it: a load
+/// is not apart from choosing its width, opening the registers and looking whether they are renamed.
+const FPU_LOAD: u64 = 92;
+const LASX_LOAD: u64 = 95;
 
 /// The architectures whose figures `cargo xtask test` judges.
-pub(crate) const ARCHS: [Arch; 1] = [Arch::Aarch64];
+pub(crate) const ARCHS: [Arch; 2] = Arch::ALL;
 
 /// Finds the measurements of these names; all where none is given.
 pub(super) fn choose(names: &[String]) -> Result<Vec<&'static Kind>> {
