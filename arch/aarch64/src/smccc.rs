@@ -136,12 +136,23 @@ mod tests {
 
     #[test]
     fn unknown_functions_are_not_supported() {
-        for function in [0x4b00_0000, 0x8600_ff01, 0xc600_0002, 0, u64::MAX, 0x8400_0050, 0x8000_8000] {
+        for function in [0x4b00_0000, 0x8600_ff01, 0xc600_0003, 0, u64::MAX, 0x8400_0050, 0x8000_8000] {
             assert_eq!(call(function, 0, 0, 0), Service::Answer(NOT_SUPPORTED), "{function:#x}");
         }
         let mut x = [0; 31];
         x[0] = u64::from(PSCI_SYSTEM_OFF);
         assert_eq!(decode(1, &x), Service::Answer(NOT_SUPPORTED), "an immediate is nobody's");
+    }
+
+    #[test]
+    fn the_ledger_has_two_functions() {
+        assert_eq!(call(0xc600_0001, 0, 0, 0), Service::Core(Call::Ledger));
+        assert_eq!(call(0xc600_0002, 0, 0, 0), Service::Core(Call::Touches));
+        assert_eq!(
+            call(0x8600_0002, 0, 0, 0),
+            Service::Answer(NOT_SUPPORTED),
+            "the 32-bit form is another function"
+        );
     }
 
     #[test]
