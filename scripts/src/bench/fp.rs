@@ -41,13 +41,11 @@ struct Registers {
     sve: Sve,
     /// Bytes of what they hold, as the ledger counts them (docs/fp.md).
     bytes: u64,
-    /// Whether `cargo xtask test` measures them.
-    tested: bool,
 }
 
 impl Registers {
-    const fn new(name: &'static str, units: &'static str, sve: Sve, bytes: u64, tested: bool) -> Self {
-        Self { name, units, sve, bytes, tested }
+    const fn new(name: &'static str, units: &'static str, sve: Sve, bytes: u64) -> Self {
+        Self { name, units, sve, bytes }
     }
 
     /// Lists all of an architecture.
@@ -61,16 +59,16 @@ impl Registers {
 
 /// From the narrowest to the widest.
 const AARCH64: &[Registers] = &[
-    Registers::new("simd", "simd", Sve::Hidden, 528, true),
-    Registers::new("sve-128", "sve", Sve::Bits(128), 570, false),
-    Registers::new("sve-512", "sve", Sve::Bits(512), 2208, false),
-    Registers::new("sve-2048", "sve", Sve::Bits(2048), 8760, true),
+    Registers::new("simd", "simd", Sve::Hidden, 528),
+    Registers::new("sve-128", "sve", Sve::Bits(128), 570),
+    Registers::new("sve-512", "sve", Sve::Bits(512), 2208),
+    Registers::new("sve-2048", "sve", Sve::Bits(2048), 8760),
 ];
 /// The same; the guest has all units that the machine has.
 const LOONGARCH64: &[Registers] = &[
-    Registers::new("fpu", "fpu", Sve::Hidden, 264, true),
-    Registers::new("lsx", "lsx", Sve::Hidden, 520, false),
-    Registers::new("lasx", "lasx", Sve::Hidden, 1032, true),
+    Registers::new("fpu", "fpu", Sve::Hidden, 264),
+    Registers::new("lsx", "lsx", Sve::Hidden, 520),
+    Registers::new("lasx", "lasx", Sve::Hidden, 1032),
 ];
 
 /// What a mix took under a policy, all rounds together.
@@ -102,13 +100,13 @@ pub(super) struct Table {
     mixes: Vec<Mix>,
 }
 
-/// Measures everything for `cargo xtask test`, but for the registers between the narrowest and the widest.
+/// Measures everything for `cargo xtask test`, with the output in a log.
 ///
 /// # Errors
 /// It cannot be measured, or `adaptive` breaks a promise; all that it breaks are named.
 pub(crate) fn check(lab: &Lab, log: &Path) -> Result<()> {
     let mut listener = Log::default();
-    let table = measure(lab, |registers| registers.tested, &mut listener);
+    let table = measure(lab, &mut listener);
     let text = table.as_ref().map_or_else(|_| String::new(), Table::text);
     std::fs::write(log, listener.0 + &text).with_context(|| log.display().to_string())?;
     let broken = table?.broken();
@@ -120,13 +118,9 @@ pub(crate) fn check(lab: &Lab, log: &Path) -> Result<()> {
 ///
 /// # Errors
 /// It cannot be measured.
-pub(super) fn measure_all(lab: &Lab, listener: &mut dyn Listener) -> Result<Table> {
-    measure(lab, |_| true, listener)
-}
-
-fn measure(lab: &Lab, wanted: impl Fn(&Registers) -> bool, listener: &mut dyn Listener) -> Result<Table> {
+pub(super) fn measure(lab: &Lab, listener: &mut dyn Listener) -> Result<Table> {
     let mut mixes = Vec::new();
-    for registers in Registers::of(lab.arch).iter().filter(|registers| wanted(registers)) {
+    for registers in Registers::of(lab.arch) {
         let mut by_policy = Vec::new();
         for policies in Policy::ALL.chunks(AT_ONCE) {
             for (costs, log) in measure_some(lab, registers, policies) {

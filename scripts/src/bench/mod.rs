@@ -69,7 +69,7 @@ fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
     let lab = Lab::open(workspace.clone(), arch, &emulators, Stock::Bare)?;
     let mut log = Log::default();
     let shown = if is_fp {
-        fp::measure_all(&lab, &mut log).map(|table| if json { table.json() } else { table.text() })
+        fp::measure(&lab, &mut log).map(|table| if json { table.json() } else { table.text() })
     } else {
         let figures = operations::measure(&lab, &kinds, &mut log);
         figures.map(|figures| if json { figures.json() } else { figures.table() })

@@ -32,9 +32,8 @@ cargo xtask test [--list] [FILTER]...
 cargo xtask test --mutants fp [FILTER]...
 
 Sets up what is missing, then checks the format and the lints, runs the host tests, boots Fermata once for every test in
-guests/tests.toml, and measures the figures of `bench` and of `bench fp` against their limits, the latter with the
-narrowest and the widest registers only. With FILTERs only tests run whose names contain one of them; a name in full
-means that test alone.
+guests/tests.toml, and measures the figures of `bench` and of `bench fp` against their limits. With FILTERs only
+tests run whose names contain one of them; a name in full means that test alone.
 
   --list         only list the names
   --mutants fp   instead: switch off each rule of the FP machine in turn, and show which host tests notice, and who does
