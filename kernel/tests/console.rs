@@ -273,6 +273,21 @@ fn a_panic_writes_past_everything() {
 }
 
 #[test]
+fn a_panic_has_the_line_to_itself() {
+    let (console, mut uart) = (Console::new(), Uart::default());
+    uart.room(usize::MAX);
+    console.attach(Box::new(uart.clone()));
+    let other = uart.clone();
+    let mut panic = console.force(&mut uart);
+    std::fmt::Write::write_str(&mut panic, "last ").unwrap();
+    info(&console, "from another CPU");
+    console.pump();
+    console.flush();
+    std::fmt::Write::write_str(&mut panic, "words\n").unwrap();
+    assert_eq!(other.take(), "\r\nlast words\r\n");
+}
+
+#[test]
 fn a_flush_waits_for_a_slow_line_and_not_for_a_dead_one() {
     /// Takes a byte at every tenth offer.
     struct Slow(usize, Uart);

@@ -106,9 +106,13 @@ impl Console {
         write!(line, "fermata: {}", record.args())
     }
 
-    /// The way out for a panic: writes straight to `serial`, waiting for it, and takes no lock that could be held.
-    /// Starts with what the log still holds, if it can be had.
+    /// The way out for a panic: writes straight to `serial`, waiting for it, and waits for no lock for ever. No other CPU
+    /// writes to the line from now on, unless one died doing it. Starts with what the log still holds, if it can be had.
     pub fn force<'a>(&'a self, serial: &'a mut dyn Serial) -> Force<'a> {
+        // Kept for good. It is not to be had if this CPU has it.
+        if let Some(mux) = (0..PATIENCE).find_map(|_| self.mux.try_lock()) {
+            core::mem::forget(mux);
+        }
         let mut force = Force { serial, patience: PATIENCE };
         if self.mode() == Mode::Framed {
             force.byte(FRAME);
