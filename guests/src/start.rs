@@ -46,9 +46,8 @@ pub(crate) fn first(tree: &Tree<'static>, args: Option<&'static str>, main: exte
     report::finish()
 }
 
-/// Runs the job of another vCPU.
+/// Runs the job of another vCPU, whose interrupts are set up.
 pub(crate) fn another(index: usize, entry: smp::Entry) -> ! {
-    irq::init_cpu();
     cpu::unmask_irq();
     smp::run_secondary(index, entry)
 }

@@ -11,7 +11,7 @@
 use core::arch::naked_asm;
 use core::cell::UnsafeCell;
 
-use super::trap;
+use super::{gic, trap};
 use crate::start::{STACK, STACKS};
 use crate::tree::{self, Tree};
 use crate::{report, start};
@@ -196,6 +196,7 @@ extern "C" fn primary_main(dtb: u64, main: extern "C" fn()) -> ! {
 
 extern "C" fn secondary_main(index: usize, daif: u64, sctlr: u64, level: u64) -> ! {
     trap::install();
+    gic::init_cpu();
     start::another(index, [daif, sctlr, level])
 }
 

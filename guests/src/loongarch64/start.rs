@@ -8,7 +8,7 @@
 use core::arch::naked_asm;
 use core::ffi::CStr;
 
-use super::{power, trap};
+use super::{chips, power, trap};
 use crate::start::{STACK, STACKS};
 use crate::tree::Tree;
 use crate::{report, start};
@@ -126,6 +126,8 @@ extern "C" fn primary_main(efi: u64, args: u64, table: u64, main: extern "C" fn(
 
 extern "C" fn secondary_main(index: usize, crmd: u64, euen: u64, ecfg: u64) -> ! {
     trap::install();
+    // This forgets the IPIs of before, so it comes ahead of what tells others that they may send some.
+    chips::init_cpu();
     power::arrived(index);
     start::another(index, [crmd, euen, ecfg])
 }

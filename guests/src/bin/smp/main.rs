@@ -40,6 +40,7 @@ fn main() {
     test("ids-match-the-tree", ids_match);
     test("off-and-on-again", off_and_on);
     test("ipi-to-each", ipi_to_each);
+    test("ipi-to-one-just-started", ipi_to_one_just_started);
     arch::with_others();
     test("ipi-ping-pong", || ping_pong(|_, _| {}));
     test("ipi-ping-pong-asleep", ping_pong_asleep);
@@ -137,6 +138,25 @@ fn ipi_to_each() -> Outcome {
         }
         Ok(Done::Passed)
     })
+}
+
+/// From the moment that the start of a vCPU is reported, an IPI reaches it.
+fn ipi_to_one_just_started() -> Outcome {
+    static TARGET: AtomicU64 = AtomicU64::new(0);
+    fn await_one(me: usize) {
+        soon(|| taken(me, 7) >= TARGET.load(Acquire));
+    }
+    for round in 0..args::number("rounds", 500) {
+        let before = taken(1, 7);
+        TARGET.store(before + 1, Release);
+        let started = smp::start(1, await_one);
+        ensure!(started.is_ok(), "round {round}: {started:?}");
+        irq::send(7, 1);
+        smp::join(1);
+        let count = taken(1, 7) - before;
+        ensure!(count == 1, "round {round}: the IPI was taken {count} times");
+    }
+    Ok(Done::Passed)
 }
 
 /// vCPU 0 sends, vCPU 1 answers, each as soon as it sees the other's: none may be lost.
