@@ -1,9 +1,12 @@
 //! Snapshots as lines: what is written is read, and what changed on the way is not.
 
+mod support;
+
 use arch_fake::fp::{EXTRA, Limit, Narrow, Regs, SCALAR, VECTOR};
 use kernel::fp::lines::{LONGEST, Line, LineError, Reader};
 use kernel::fp::{FpContext, Snapshot};
 use proptest::prelude::*;
+use support::snapshot::{crc32, sealed};
 
 fn small() -> Snapshot {
     Snapshot::take(&Regs::new(Limit { units: SCALAR | VECTOR | EXTRA, narrow: Narrow::Undefined }))
@@ -13,22 +16,7 @@ fn small() -> Snapshot {
 fn with(registers: &[u8]) -> Snapshot {
     let mut bytes = small().bytes()[..24].to_vec();
     bytes.extend(registers);
-    let length = bytes.len() as u32;
-    bytes[8..12].copy_from_slice(&length.to_le_bytes());
-    let sum = crc32(&[&bytes[..20], &bytes[24..]].concat());
-    bytes[20..24].copy_from_slice(&sum.to_le_bytes());
-    Snapshot::from_bytes(bytes).unwrap()
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |sum, byte| {
-        (0..8).fold(
-            sum ^ u32::from(*byte),
-            |sum, _| {
-                if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 }
-            },
-        )
-    })
+    sealed(bytes)
 }
 
 fn lines(snapshot: &Snapshot) -> Vec<String> {
@@ -105,10 +93,10 @@ fn the_first_line_starts_anew_and_the_last_one_ends() {
 /// Lines that are right one by one and say what is no snapshot.
 #[test]
 fn what_is_no_snapshot_is_refused_with_the_reason() {
-    let sealed = |text: String| format!("{text} {:08x}", crc32(text.as_bytes()));
-    let mut zeroes = vec![sealed("fp-snapshot begin 24".into())];
-    zeroes.push(sealed(format!("000 {}", "A".repeat(32))));
-    zeroes.push(sealed("fp-snapshot end".into()));
+    let with_sum = |text: String| format!("{text} {:08x}", crc32(text.as_bytes()));
+    let mut zeroes = vec![with_sum("fp-snapshot begin 24".into())];
+    zeroes.push(with_sum(format!("000 {}", "A".repeat(32))));
+    zeroes.push(with_sum("fp-snapshot end".into()));
     let (whole, errors) = read(&zeroes);
     assert_eq!(whole, None);
     assert!(errors[0].is_end());
@@ -124,18 +112,18 @@ fn what_is_no_snapshot_is_refused_with_the_reason() {
         ("000", "no such line, or changed on its way: expected fp-snapshot begin"),
         ("1000 AAAA", "found line 1000, expected fp-snapshot begin"),
     ] {
-        assert_eq!(Reader::default().line(&sealed(line.into())).unwrap_err().to_string(), why);
+        assert_eq!(Reader::default().line(&with_sum(line.into())).unwrap_err().to_string(), why);
     }
     // Too much and too little in a line, and bits that the end of base64 has no use for.
     let mut reader = Reader::default();
-    assert_eq!(reader.line(&sealed("fp-snapshot begin 25".into())), Ok(None));
+    assert_eq!(reader.line(&with_sum("fp-snapshot begin 25".into())), Ok(None));
     for data in
         ["A".repeat(36), "A".repeat(32), format!("{}B=", "A".repeat(34)), format!("{}===", "A".repeat(33))]
     {
-        let error = reader.line(&sealed(format!("000 {data}"))).unwrap_err();
+        let error = reader.line(&with_sum(format!("000 {data}"))).unwrap_err();
         assert_eq!(error, LineError::Garbled { expected: Line::Part(0) }, "{data}");
     }
-    assert_eq!(reader.line(&sealed(format!("000 {}A==", "A".repeat(33)))), Ok(None));
+    assert_eq!(reader.line(&with_sum(format!("000 {}A==", "A".repeat(33)))), Ok(None));
 }
 
 /// What may happen to lines on their way.

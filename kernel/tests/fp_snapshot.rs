@@ -1,8 +1,11 @@
 //! FP snapshots: what is put back is what was taken, and what cannot be put back is refused.
 
+mod support;
+
 use arch_fake::fp::{EXTRA, File, Limit, Mind, Narrow, Op, Regs, SCALAR, VECTOR};
 use kernel::fp::{FpContext, Snapshot, SnapshotError, Units};
 use proptest::prelude::*;
+use support::snapshot::seal;
 
 const ALL: Units = SCALAR.union(VECTOR).union(EXTRA);
 
@@ -33,18 +36,8 @@ fn snapshot() -> Snapshot {
 fn changed(change: impl FnOnce(&mut Vec<u8>)) -> Result<Snapshot, SnapshotError> {
     let mut bytes = snapshot().bytes().to_vec();
     change(&mut bytes);
-    let sum =
-        |bytes: &[u8]| {
-            let parts = bytes[..20].iter().chain(&bytes[24..]);
-            !parts.fold(u32::MAX, |sum, byte| {
-                (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
-                    if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 }
-                })
-            })
-        };
     if bytes.len() >= 24 {
-        let sum = sum(&bytes);
-        bytes[20..24].copy_from_slice(&sum.to_le_bytes());
+        seal(&mut bytes);
     }
     Snapshot::from_bytes(bytes)
 }

@@ -1,5 +1,7 @@
 //! The monitor's prompt, on a machine made of constants.
 
+mod support;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -11,6 +13,7 @@ use kernel::dev::Full;
 use kernel::fp::{FpContext, Snapshot, SnapshotError};
 use kernel::shell::*;
 use kernel::trace::{Kind, Trace};
+use support::snapshot::{crc32, sealed};
 
 /// A wire on which `typed` arrives and `shown` is seen.
 #[derive(Clone, Default)]
@@ -444,27 +447,12 @@ fn the_longest_snapshot_fits_on_the_port_and_its_lines_into_the_editor() {
 fn longest() -> Arc<Snapshot> {
     let mut bytes = snapshot(SCALAR).bytes().to_vec();
     bytes.resize(kernel::fp::lines::LONGEST, 0x5a);
-    let length = bytes.len() as u32;
-    bytes[8..12].copy_from_slice(&length.to_le_bytes());
-    let sum = crc32(&[&bytes[..20], &bytes[24..]].concat());
-    bytes[20..24].copy_from_slice(&sum.to_le_bytes());
-    Arc::new(Snapshot::from_bytes(bytes).unwrap())
+    Arc::new(sealed(bytes))
 }
 
 fn first_line(length: usize) -> String {
     let text = format!("fp-snapshot begin {length}");
     format!("{text} {:08x}\r", crc32(text.as_bytes()))
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |sum, byte| {
-        (0..8).fold(
-            sum ^ u32::from(*byte),
-            |sum, _| {
-                if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 }
-            },
-        )
-    })
 }
 
 #[test]

@@ -1,5 +1,8 @@
-//! Device trees for tests: a model of one, two ways to write it down, and the tree of a machine with guests.
+//! Device trees for tests: a model of one, two ways to write it down, and the tree of a machine with guests; and FP
+//! snapshots for tests.
 #![allow(dead_code, reason = "each test uses a part of it")]
+
+pub(crate) mod snapshot;
 
 use vm_fdt::{FdtReserveEntry, FdtWriter};
 
