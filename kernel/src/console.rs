@@ -159,6 +159,7 @@ pub struct Console {
     keys: Mutex<Ring<[u8; RECEIVE_BYTES]>>,
     guests: Once<Box<[Channel]>>,
     stamp: Once<fn() -> Stamp>,
+    bell: Once<fn()>,
     mux: Mutex<Mux>,
     /// [`work`] left for whoever holds the mux.
     left: AtomicU8,
@@ -193,6 +194,7 @@ impl Console {
             keys: Mutex::new(Ring::new([0; RECEIVE_BYTES])),
             guests: Once::new(),
             stamp: Once::new(),
+            bell: Once::new(),
             mux: Mutex::new(Mux::new()),
             left: AtomicU8::new(0),
             sending: AtomicU64::new(0),
@@ -208,6 +210,13 @@ impl Console {
     /// Gives log lines a time and a CPU.
     pub fn set_stamp(&self, stamp: fn() -> Stamp) {
         self.stamp.call_once(|| stamp);
+    }
+
+    /// Has `bell` called when a line is logged and none waits already, on the CPU that logs it. It makes the CPU that
+    /// pumps do so soon: that one may be in a guest that never stops by itself. Whoever logs may hold any lock, so `bell`
+    /// takes none.
+    pub fn set_bell(&self, bell: fn()) {
+        self.bell.call_once(|| bell);
     }
 
     /// Connects the physical line; what was logged so far appears at the next [`Console::pump`].
@@ -392,7 +401,7 @@ impl Console {
         match ring.push(byte) {
             Ok(()) => mark(&self.receiving, port),
             Err(Full) => mark(&self.overrun, port),
-        }
+        };
         Input::Guest(port)
     }
 }
@@ -410,11 +419,13 @@ fn bit(port: PortId) -> u64 {
     1u64.checked_shl(port.0.into()).unwrap_or(0)
 }
 
-/// Sets a port's bit; a load first, because it is mostly set.
-fn mark(bits: &AtomicU64, port: PortId) {
-    if bits.load(Ordering::Relaxed) & bit(port) == 0 {
+/// Sets a port's bit, and says whether it was clear; a load first, because it is mostly set.
+fn mark(bits: &AtomicU64, port: PortId) -> bool {
+    let clear = bits.load(Ordering::Relaxed) & bit(port) == 0;
+    if clear {
         bits.fetch_or(bit(port), Ordering::Release);
     }
+    clear
 }
 
 /// Takes a byte from a locked ring and clears the port's bit with the last one.

@@ -1,5 +1,6 @@
 //! Laws of the shared terminal.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
@@ -99,6 +100,30 @@ fn what_was_logged_before_there_was_a_line_appears_when_there_is_one() {
     console.attach(Box::new(uart.clone()));
     pump(&console);
     assert_eq!(uart.take(), "fermata: early\r\n");
+}
+
+thread_local! {
+    static RUNG: Cell<u32> = const { Cell::new(0) };
+}
+
+#[test]
+fn the_bell_is_rung_for_the_first_line_that_waits() {
+    let (console, uart) = rig(Mode::Terminal);
+    console.set_bell(|| RUNG.set(RUNG.get() + 1));
+    say(&console, ONE, "not for this");
+    assert_eq!(RUNG.get(), 0);
+    for rung in 1..3 {
+        info(&console, "one");
+        assert_eq!(RUNG.get(), rung);
+        info(&console, "two");
+        uart.room(0);
+        console.drain();
+        // The line is full, and interrupts when it is not.
+        info(&console, "three");
+        assert_eq!(RUNG.get(), rung);
+        uart.room(usize::MAX);
+        pump(&console);
+    }
 }
 
 #[test]

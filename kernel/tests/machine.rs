@@ -41,6 +41,7 @@ fn calm_op() -> impl Strategy<Value = Op> {
         8 => (0..5u8, 0..12u8).prop_map(|(vcpu, entry)| Op::On { vcpu, entry }),
         1 => (0..4u8).prop_map(Op::OnNowhere),
         3 => (0..5u8).prop_map(Op::State),
+        1 => Just(Op::Odd),
         2 => Just(Op::Ledger),
         1 => Just(Op::Touches),
         4 => (1..6u8).prop_map(Op::Again),
@@ -193,4 +194,19 @@ fn a_machine_without_work_halts_when_its_guests_are_off() {
     always(Case::new(2, vec![Guest::new(&[off]), Guest::new(&[off])]), |run| {
         assert_eq!(run.outcome, Outcome::Halted);
     });
+}
+
+/// A CPU whose only vCPU never stops has no reason of its own to leave it.
+#[test]
+fn lines_are_shown_while_the_first_cpu_is_in_a_guest_that_never_stops() {
+    let odd: &[Op] = &[Op::Compute(5000), Op::Odd, Op::Spin];
+    let off: &[Op] = &[Op::Compute(5000), Op::PowerOff];
+    // The one is logged on the second CPU, the other on the first.
+    for (script, line) in [(odd, "vCPU 0 does something odd"), (off, "vm beryl powered off")] {
+        let guests = vec![Guest::new(&[&[Op::Spin]]).on(1), Guest::new(&[script]).on(2)];
+        always(Case::new(2, guests), |run| {
+            let shown = run.output(0);
+            assert!(shown.contains(&format!("fermata: {line}\r\n")), "{shown}");
+        });
+    }
 }

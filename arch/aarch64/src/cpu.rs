@@ -10,7 +10,7 @@ use crate::arch::Aarch64;
 use crate::chips::GuestChips;
 use crate::fp::{File, SIMD, SME, SVE};
 use crate::fp_regs::Hardware;
-use crate::gic::{CpuInterface, PPI_HYP_TIMER, PPI_MAINTENANCE, PPI_VIRTUAL_TIMER, SGI_KICK};
+use crate::gic::{self, CpuInterface, PPI_HYP_TIMER, PPI_MAINTENANCE, PPI_VIRTUAL_TIMER, SGI_KICK};
 use crate::guest::{Guest, Pending, Sys, pstate};
 use crate::insn::{self, Next, Rest};
 use crate::psci;
@@ -381,9 +381,7 @@ impl Cpu<Aarch64> for ThisCpu {
     }
 
     fn kick(&mut self, other: CpuId) {
-        if let Some(mpidr) = AFFINITIES.get().and_then(|all| all.get(other.0)) {
-            self.gic.kick(*mpidr);
-        }
+        kick(other);
     }
 
     fn wait(&mut self) {
@@ -392,6 +390,13 @@ impl Cpu<Aarch64> for ThisCpu {
 
     fn power_off(&mut self) -> ! {
         psci::system_off()
+    }
+}
+
+/// Interrupts a CPU, from one that has been set up.
+pub fn kick(cpu: CpuId) {
+    if let Some(mpidr) = AFFINITIES.get().and_then(|all| all.get(cpu.0)) {
+        gic::kick(*mpidr);
     }
 }
 

@@ -218,22 +218,6 @@ impl CpuInterface {
         Some(intid)
     }
 
-    /// Interrupts the CPU with affinity `mpidr`.
-    pub fn kick(&self, mpidr: u64) {
-        let aff = |n: u32| mpidr >> n & 0xff;
-        // ICC_SGI1R_EL1: Aff3, RS, Aff2, INTID, Aff1, target list (IHI0069 12.2.22).
-        let value = aff(32) << 48
-            | (aff(0) >> 4) << 44
-            | aff(16) << 32
-            | u64::from(SGI_KICK) << 24
-            | aff(8) << 16
-            | 1 << (aff(0) & 0xf);
-        // What the other CPU is to find must be visible before the interrupt is.
-        dsb_sy();
-        ICC_SGI1R_EL1.set(value);
-        isb();
-    }
-
     /// Makes the physical virtual-timer interrupt active or not, as the loaded vCPU needs it: active while
     /// its virtual one is, so that it stays quiet.
     pub fn set_timer_active(&mut self, active: bool) {
@@ -307,4 +291,20 @@ impl CpuInterface {
         }
         ICH_HCR_EL2.set(0);
     }
+}
+
+/// Interrupts the CPU with affinity `mpidr`, from a CPU that has a [`CpuInterface`].
+pub fn kick(mpidr: u64) {
+    let aff = |n: u32| mpidr >> n & 0xff;
+    // ICC_SGI1R_EL1: Aff3, RS, Aff2, INTID, Aff1, target list (IHI0069 12.2.22).
+    let value = aff(32) << 48
+        | (aff(0) >> 4) << 44
+        | aff(16) << 32
+        | u64::from(SGI_KICK) << 24
+        | aff(8) << 16
+        | 1 << (aff(0) & 0xf);
+    // What the other CPU is to find must be visible before the interrupt is.
+    dsb_sy();
+    ICC_SGI1R_EL1.set(value);
+    isb();
 }

@@ -18,7 +18,7 @@ use kernel::addr::{CpuId, Hpa};
 use kernel::console::{Console, Stamp};
 use kernel::fdt::{HEADER_SIZE, Tree};
 use kernel::fp::FpUnit;
-use kernel::machine::Machine;
+use kernel::machine::{HOUSEKEEPER, Machine};
 use kernel::mem::Region;
 use kernel::platform as board;
 use kernel::run::Local;
@@ -29,7 +29,7 @@ use spin::Once;
 
 use crate::arch::Aarch64;
 use crate::boot::{self, HCR_HOST, Handoff, SCTLR_ON};
-use crate::cpu::{AFFINITIES, Keys, STACK_SIZE, ThisCpu, now};
+use crate::cpu::{AFFINITIES, Keys, STACK_SIZE, ThisCpu, kick, now};
 use crate::facts::{Abilities, Facts, establish, facts, hcr};
 use crate::fp::{File, Lengths, Present};
 use crate::fp_regs::Hardware;
@@ -185,6 +185,8 @@ fn start_machine(
     start_secondaries(&cpus)?;
     establish(gather(cpus.len())?);
 
+    // From here on every CPU can interrupt others.
+    console.set_bell(|| kick(HOUSEKEEPER));
     start::open_consoles(source, image, console, &memory, &tenants, cpus.len())?;
     let line = board::stdout(tree)
         .ok()

@@ -23,6 +23,11 @@ pub fn settle_in(world: &Arc<World>) {
     WORLD.set(Some(Arc::clone(world)));
 }
 
+/// The machine whose CPU runs on this thread.
+pub(crate) fn world_here() -> Option<Arc<World>> {
+    WORLD.with_borrow(Clone::clone)
+}
+
 /// What is pending, apart from what vCPUs hold.
 struct Controller {
     /// By vCPU, one bit per interrupt.
@@ -129,7 +134,7 @@ impl Chips<Fake> for FakeChips {
     type Error = String;
 
     fn build(plan: &Plan<'_>) -> Result<(Arc<Self>, Start), String> {
-        let world = WORLD.with_borrow(Clone::clone).ok_or("there is no machine on this thread")?;
+        let world = world_here().ok_or("there is no machine on this thread")?;
         let (vm, vcpus) = (usize::from(plan.vm.0), plan.domain.cpus as usize);
         let plot = world.setting.plots[vm].clone();
         let (past, life) = world.with(|state| {

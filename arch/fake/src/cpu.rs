@@ -6,6 +6,7 @@ use kernel::addr::{CpuId, Ticks};
 use kernel::arch::{Cpu, Fault, Interrupt};
 use kernel::exit::{Exit, Kicks};
 
+use crate::chips::world_here;
 use crate::fp::File;
 use crate::guest::FakeGuest;
 use crate::watch::Who;
@@ -54,6 +55,13 @@ impl FakeCpu {
         guest.collect();
         let timer = guest.hard.deadline();
         self.world.with(|state| state.set_timer(self.id, timer));
+    }
+}
+
+/// Interrupts a CPU, on behalf of the one that runs on this thread. Takes no time: who calls may hold a lock.
+pub fn kick_here(CpuId(cpu): CpuId) {
+    if let Some(world) = world_here() {
+        world.with(|state| state.kick(cpu));
     }
 }
 

@@ -356,6 +356,12 @@ impl FakeGuest {
                 self.spend(cpu, 1);
                 Some(self.access(NOWHERE, store))
             }
+            Op::Odd => {
+                self.spend(cpu, 1);
+                log::warn!("vCPU {} does something odd", self.index);
+                self.done();
+                None
+            }
             Op::Again(times) => {
                 self.spend(cpu, 1);
                 self.done();

@@ -78,6 +78,8 @@ pub enum Op {
     OnNowhere(Peer),
     /// Asks whether a peer is on.
     State(Peer),
+    /// Does something so odd that the architecture has to log a line about it.
+    Odd,
     /// Asks for the ledger.
     Ledger,
     /// Asks for the rest of it.

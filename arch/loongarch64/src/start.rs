@@ -16,7 +16,7 @@ use kernel::addr::{CpuId, Hpa};
 use kernel::console::{Console, Stamp};
 use kernel::fdt::{Complaint, HEADER_SIZE, Tree};
 use kernel::fp::FpUnit;
-use kernel::machine::Machine;
+use kernel::machine::{HOUSEKEEPER, Machine};
 use kernel::mem::Region;
 use kernel::platform as board;
 use kernel::run::Local;
@@ -262,6 +262,12 @@ fn start_machine(
     let cpu = report(CpuId(0), hz, devices)?;
     start_secondaries(&cpus, hz)?;
     establish(gather(cpus.len(), hz, null, read_clock(tree, hz))?);
+    // From here on every CPU can interrupt others.
+    console.set_bell(|| {
+        if let Some(core) = CORES.get().and_then(|all| all.get(HOUSEKEEPER.0)) {
+            Ipi(Own).send(*core);
+        }
+    });
     start::open_consoles(source, image, console, &memory, &tenants, cpus.len())?;
     let parts = Parts { console, console_line, cpus: cpus.len(), tenants, memory, hz, now };
     let machine = MACHINE.call_once(|| parts.assemble(source));

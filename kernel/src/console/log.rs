@@ -81,7 +81,11 @@ impl log::Log for Console {
         let _ = self.compose(&mut line, record);
         let mut ring = self.log.lock();
         line.finish().iter().for_each(|&byte| ring.push_over(byte));
-        mark(&self.sending, PortId(LOG));
+        let first = mark(&self.sending, PortId(LOG));
+        drop(ring);
+        if first && let Some(bell) = self.bell.get() {
+            bell();
+        }
     }
 
     fn flush(&self) {}

@@ -116,8 +116,6 @@ impl<A: Arch> Local<A> {
             }
             (None, None) => log::info!("fp {name}/{index}: it is on its way or ended; try again"),
         }
-        // Somebody waits for the answer, and on an idle machine nobody looks at the console soon.
-        self.console_events(self.machine.console.drain());
     }
 
     /// Sends vCPUs to other CPUs that have less to do.

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Once, OnceLock};
 
 use arch_fake::chips::settle_in;
-use arch_fake::cpu::CONSOLE_LINE;
+use arch_fake::cpu::{CONSOLE_LINE, kick_here};
 use arch_fake::fp::Limit;
 use arch_fake::script::{Op, Plot};
 use arch_fake::serial::Plug;
@@ -17,7 +17,7 @@ use kernel::console::{Console, FRAME, Mode};
 use kernel::domain::{self, Domain, Limits};
 use kernel::fdt::Tree;
 use kernel::fp::{AuditSwitch, FpUnit, Policy, Tally};
-use kernel::machine::{CpuShared, Dumping, Machine, Tenant};
+use kernel::machine::{CpuShared, Dumping, HOUSEKEEPER, Machine, Tenant};
 use kernel::mem::{GRANULE, Memory, Region, Regions};
 use kernel::run::Local;
 use kernel::sched::{CpuSet, Pool};
@@ -199,6 +199,7 @@ fn region(base: u64, size: u64) -> Region {
 fn build(case: &Case, world: &Arc<World>) -> &'static Machine<Fake> {
     let console: &'static Console = Box::leak(Box::default());
     console.attach(Box::new(Plug(Arc::clone(world))));
+    console.set_bell(|| kick_here(HOUSEKEEPER));
     let names = NAMES[..case.guests.len()].iter().map(|name| name.to_string());
     console.open(Mode::Framed, names).unwrap();
     let template = template();
