@@ -91,7 +91,8 @@ impl FpRegs for Hardware {
     fn load_scalable(&mut self, from: &Scalable, controls: &Registers) {
         assert!(vector_bytes() == from.length().bytes() as u64, "the vector length is not the image's");
         // SAFETY: 1. As for `store_scalable`, for reads. 2. What is overwritten belongs to `self` alone. 3. FFR is loaded
-        // from what was read from it, or from zeroes: both are values that it may have (DDI0487, WRFFR).
+        // from what was read from it, from zeroes, or from a snapshot, of which `Vectors::check` saw that it has no one above
+        // a zero: what WRFFR takes (DDI0487, WRFFR), or what the guest itself made of it.
         unsafe { load_scalable(from.words().as_ptr(), controls) }
     }
 

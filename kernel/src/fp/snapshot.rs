@@ -126,6 +126,8 @@ pub enum SnapshotError {
         /// The value.
         found: u64,
     },
+    /// This register, which holds a run of ones and then zeroes, has a one above a zero.
+    Gap(&'static str),
 }
 
 impl fmt::Display for SnapshotError {
@@ -147,6 +149,7 @@ impl fmt::Display for SnapshotError {
             Self::Value { register, found } => {
                 write!(f, "{register} is {found:#x}, which has bits that mean nothing")
             }
+            Self::Gap(register) => write!(f, "{register} has a one above a zero, which it cannot"),
         }
     }
 }

@@ -77,6 +77,11 @@ impl Scalable {
         uppers.all(|upper| upper.iter().all(|word| *word == 0)) && predicates.iter().all(|word| *word == 0)
     }
 
+    /// FFR, and zeroes up to a whole word.
+    fn ffr(&self) -> &[u128] {
+        &self.words[34 * self.length.quadwords()..]
+    }
+
     /// Copies what the SIMD view shows.
     fn narrow(&self, into: &mut [u128; 32]) {
         let lows = self.words.chunks_exact(self.length.quadwords()).map(|vector| vector[0]);
@@ -144,6 +149,33 @@ impl<H, S> Vectors<H, S> {
     pub fn limit(&self) -> Option<Length> {
         self.sve.as_ref().map(|sve| sve.registers.length)
     }
+}
+
+impl<H, S> Vectors<H, S> {
+    /// Checks what was not saved here: bits that mean nothing are zero (DDI0487, FPSR, FPCR and ZCR_EL1), and FFR has no one
+    /// above a zero, which is all that WRFFR takes.
+    fn check(&self) -> Result<(), SnapshotError> {
+        let zcr = self.sve.as_ref().map_or(0, |sve| sve.zcr);
+        for (register, found, bits) in
+            [("FPSR", self.simd.fpsr, 32), ("FPCR", self.simd.fpcr, 32), ("ZCR_EL1", zcr, 4)]
+        {
+            if found >> bits != 0 {
+                return Err(SnapshotError::Value { register, found });
+            }
+        }
+        let is_run = self.sve.as_ref().is_none_or(|sve| is_run(sve.registers.ffr()));
+        if is_run { Ok(()) } else { Err(SnapshotError::Gap("FFR")) }
+    }
+}
+
+/// Tells whether all ones come before all zeroes, the lowest bit first.
+fn is_run(words: &[u128]) -> bool {
+    let mut is_over = false;
+    words.iter().all(|&word| {
+        let goes_on = word & word.wrapping_add(1) == 0 && !(is_over && word != 0);
+        is_over |= word != u128::MAX;
+        goes_on
+    })
 }
 
 impl Sve {
@@ -297,7 +329,7 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Vectors<H, S> {
     fn import(limit: Option<Length>, form: fp::Form, registers: &[u8]) -> Result<Self, SnapshotError> {
         let mut state = Self::new(limit);
         if !state.units().contains(form.units) {
-            return Err(SnapshotError::Units { found: "simd and sve", guest: "simd" });
+            return Err(SnapshotError::Units { found: name(form.units), guest: name(state.units()) });
         }
         let bits = limit.map_or(128, |length| length.bits() as u16);
         // What ZCR_EL1 asks for, and what the upper bits of vectors mean, depends on how long they can be.
@@ -322,6 +354,7 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Vectors<H, S> {
             }
             _ => state.simd.q.iter_mut().zip(words).for_each(|(to, word)| *to = word),
         }
+        state.check()?;
         Ok(state)
     }
 }
@@ -366,6 +399,15 @@ const WHOLE: u8 = 1;
 /// Bytes of FPSR, FPCR and, with SVE, `ZCR_EL1`.
 const fn controls(units: Units) -> usize {
     if units.contains(SVE) { 24 } else { 16 }
+}
+
+/// Names units as a refusal does.
+fn name(units: Units) -> &'static str {
+    match units {
+        units if !(SIMD | SVE).contains(units) => "units that nobody can have",
+        units if units.contains(SVE) => "simd and sve",
+        _ => "simd",
+    }
 }
 
 /// Reads a number of up to 16 bytes, the lowest first.
