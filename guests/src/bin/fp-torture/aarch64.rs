@@ -1,11 +1,12 @@
 //! What is AArch64's own: SVE with the vector length asked for, or none at all; and no SME, whatever the CPU has.
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use guests::arch::fp::{enable_simd_only, length, lengths, set_zcr, touch_scalable};
 use guests::fp::{self, Register, State, Units};
 use guests::report::{Done, Outcome, test};
-use guests::{args, cpu, ensure, mrs, msr, println, trap};
+use guests::{args, cpu, ensure, mrs, msr, println, smp, trap};
 
 pub(crate) fn tests() {
     if args::number("sve", 0) == 0 {
@@ -36,6 +37,9 @@ pub(crate) fn tests() {
         undefined(|| msr!("S3_3_C13_C0_5", 0)) // TPIDR2_EL0
     });
     test("id-registers-show-what-there-is", ids);
+    if smp::count() > 1 {
+        test("off-and-on-leaves-nothing", off_and_on);
+    }
 }
 
 /// Executes an instruction of an extension with everything enabled that EL1 can enable: it must not exist all the same.
@@ -203,4 +207,44 @@ fn longest_pattern(owner: fp::Owner) -> State {
     let longest = lengths()[15];
     let patterns = (0..).map(|round| State::pattern(owner, round, fp::present()));
     patterns.into_iter().find(|pattern| pattern.length() == longest).expect("every other pattern is")
+}
+
+/// Which pattern [`leave_full`] leaves.
+static ROUND: AtomicU32 = AtomicU32::new(0);
+
+/// A vCPU that goes off with full registers finds nothing in them when it is started again.
+fn off_and_on() -> Outcome {
+    if args::flag("bare") {
+        return Ok(Done::Skipped("a machine may leave them as they are"));
+    }
+    for round in 0..10 {
+        ROUND.store(round, Relaxed);
+        for job in [leave_full as fn(usize), find_nothing] {
+            for cpu in 1..smp::count() {
+                let started = smp::start(cpu, job);
+                ensure!(started.is_ok(), "vCPU {cpu}: {started:?}");
+            }
+            (1..smp::count()).for_each(smp::join);
+            crate::pause(round);
+        }
+        ensure!(!crate::LOST.load(Relaxed), "see above");
+    }
+    Ok(Done::Passed)
+}
+
+fn leave_full(number: usize) {
+    fp::enable(fp::present());
+    State::pattern(crate::owner(number), ROUND.load(Relaxed), fp::present()).load();
+}
+
+fn find_nothing(number: usize) {
+    fp::enable(fp::present());
+    // Somebody else than the one who left it.
+    let nobody = fp::Owner { seed: !crate::owner(number).seed, worker: number as u8 };
+    if fp::present().has(Units::SVE) {
+        set_zcr(0xf);
+    }
+    if let Some(mismatch) = State::read(fp::present()).foreign(nobody) {
+        crate::lost(number, ROUND.load(Relaxed), format_args!("after it was off: {mismatch}"));
+    }
 }
