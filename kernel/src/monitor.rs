@@ -76,6 +76,7 @@ fn counters(tally: &Tally) -> FpCounters {
     FpCounters {
         traps: tally.traps.iter().sum(),
         requests: tally.requests(),
+        refusals: tally.refused(),
         loads: tally.loads,
         skips: tally.skips,
         widenings: tally.widenings,
@@ -217,12 +218,10 @@ impl<A: Arch> Monitor for Desk<A> {
             for index in 0..vm.vcpus() {
                 let tally = vm.ledger(index).map(|ledger| ledger.tally()).unwrap_or_default();
                 // A unit that never trapped can still have been used: an eager policy loads it unasked.
-                let trapped = tally.traps.iter().enumerate().filter(|(_, count)| **count > 0);
-                let widest = trapped.map(|(bit, _)| Units::from_bits_retain(1 << bit)).collect();
                 views.push(FpVcpuView {
                     name: self.name(vm.vcpu_id(index)),
                     policy: vm.identity.policy.policy().name(),
-                    widest: A::fp_name(widest),
+                    widest: A::fp_name(tally.used()),
                     resident: self.resident(vm.vcpu_id(index)),
                     counters: counters(&tally),
                 });

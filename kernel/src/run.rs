@@ -330,7 +330,7 @@ impl<A: Arch> Local<A> {
             }
             Call::Touches => {
                 let tally = vm.fp_tally();
-                Reply::Values([tally.requests(), tally.refusals, tally.widenings, tally.saves_avoided])
+                Reply::Values([tally.requests(), tally.refused(), tally.widenings, tally.saves_avoided])
             }
         };
         vcpu.guest.finish_call(reply);

@@ -149,7 +149,15 @@ impl Monitor for Machine {
     }
 
     fn fp_vcpus(&self) -> Vec<FpVcpuView> {
-        let counters = FpCounters { traps: 5, loads: 3, skips: 2, bytes_in: 1584, ..FpCounters::default() };
+        let counters = FpCounters {
+            traps: 5,
+            requests: 4,
+            refusals: 1,
+            loads: 3,
+            skips: 2,
+            bytes_in: 1584,
+            ..FpCounters::default()
+        };
         let (name, resident) = ("one/0".into(), Some(CpuId(0)));
         vec![FpVcpuView { name, policy: "hold", widest: "simd", resident, counters }]
     }
@@ -181,7 +189,11 @@ impl Monitor for Machine {
     }
     fn fp_snapshots(&self, vcpu: &str) -> [Option<Vec<(String, String)>>; 2] {
         let some = |value: &str| Some(vec![("V0".into(), value.into()), ("V1".into(), "00".into())]);
-        if vcpu == "one/0" { [some("2a"), some("17")] } else { [None, None] }
+        match vcpu {
+            "one/0" => [some("2a"), some("17")],
+            "one/1" => [some("2a"), None],
+            _ => [None, None],
+        }
     }
     fn newest_fp(&self, _: &str) -> Option<Arc<Snapshot>> {
         self.kept.borrow().clone()
@@ -247,8 +259,14 @@ fn the_tables_show_the_machine() {
          cpu1  100.0%   0.00  -           0      1         0\n"
     );
     let ledger = machine.run("fp");
-    assert!(ledger.starts_with("VCPU   POLICY  WIDEST  HELD BY  TRAPS  REQUESTS  LOADS  SKIPS"), "{ledger}");
-    assert!(ledger.contains("\none/0  hold    simd    cpu0         5         0      3      2"), "{ledger}");
+    assert!(
+        ledger.starts_with("VCPU   POLICY  WIDEST  HELD BY  TRAPS  REQUESTS  REFUSED  LOADS  SKIPS"),
+        "{ledger}"
+    );
+    assert!(
+        ledger.contains("\none/0  hold    simd    cpu0         5         4        1      3      2"),
+        "{ledger}"
+    );
     assert!(ledger.contains("\ncpu0  one/0  simd   dirty      5"), "{ledger}");
 }
 
@@ -258,8 +276,8 @@ fn the_ledger_can_be_read_by_programs() {
     let (vcpu, cpu) = dump.split_once('\n').unwrap();
     assert_eq!(
         vcpu,
-        "fp vcpu=one/0 policy=hold widest=simd traps=5 requests=0 loads=3 skips=2 widenings=0 saves=0 avoided=0 \
-         evictions=0 flushes=0 in=1584 out=0"
+        "fp vcpu=one/0 policy=hold widest=simd traps=5 requests=4 refusals=1 loads=3 skips=2 widenings=0 \
+         saves=0 avoided=0 evictions=0 flushes=0 in=1584 out=0"
     );
     assert!(cpu.starts_with("fp cpu=0 owner=one/0 units=simd state=dirty traps=5 "), "{cpu}");
 }
@@ -330,6 +348,11 @@ fn snapshots_are_shown_and_compared() {
     assert_eq!(machine.run("fp diff one/0"), "V0       17 -> 2a\n1 registers differ\n");
     assert!(machine.run("fp snapshot two/7").contains("two/7: there is no such vCPU"));
     assert!(machine.run("fp diff two/0").contains("two/0: there is no snapshot of it"));
+    assert!(
+        machine
+            .run("fp diff one/1")
+            .contains("one/1: there is one snapshot of it, and nothing to compare it with")
+    );
 }
 
 fn all_units() -> kernel::fp::Units {

@@ -9,8 +9,8 @@ use super::Units;
 pub enum Event {
     /// The guest touched units that it could not use at that moment.
     Trap(Units),
-    /// Such a touch was refused: it has none of them.
-    Refusal,
+    /// Such a touch was refused: it does not have them.
+    Refusal(Units),
     /// Units of one group were exposed that the entry before did not expose, and registers were written from memory
     /// for that.
     Load {
@@ -59,6 +59,7 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Ledger {
             traps: [AtomicU64; 8],
+            refusals: [AtomicU64; 8],
             $($name: AtomicU64,)*
         }
 
@@ -67,14 +68,20 @@ macro_rules! counters {
         pub struct Tally {
             /// Traps by unit: element `n` counts bit `n` of [`Units`]. A touch of several counts for the highest.
             pub traps: [u64; 8],
+            /// Those of them that were refused.
+            pub refusals: [u64; 8],
             $($(#[$doc])* pub $name: u64,)*
         }
 
         impl Ledger {
             /// Copies the counters.
             pub fn tally(&self) -> Tally {
+                let copy = |counters: &[AtomicU64; 8]| {
+                    core::array::from_fn(|n| counters[n].load(Ordering::Relaxed))
+                };
                 Tally {
-                    traps: core::array::from_fn(|n| self.traps[n].load(Ordering::Relaxed)),
+                    traps: copy(&self.traps),
+                    refusals: copy(&self.refusals),
                     $($name: self.$name.load(Ordering::Relaxed),)*
                 }
             }
@@ -87,11 +94,14 @@ macro_rules! counters {
                 for (sum, term) in self.traps.iter_mut().zip(other.traps) {
                     *sum += term;
                 }
+                for (sum, term) in self.refusals.iter_mut().zip(other.refusals) {
+                    *sum += term;
+                }
                 $(self.$name += other.$name;)*
                 self
             }
 
-            /// Lists every counter but the traps, with the name it has in dumps.
+            /// Lists every counter that is not by unit, with the name it has in dumps.
             pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name)),*].into_iter()
             }
@@ -100,8 +110,6 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Touches that were refused.
-    refusals,
     /// Exposures that moved registers in.
     loads,
     /// Exposures that found the registers in place.
@@ -129,9 +137,23 @@ counters! {
 }
 
 impl Tally {
+    /// Counts the touches that were refused.
+    pub fn refused(&self) -> u64 {
+        self.refusals.iter().sum()
+    }
+
     /// Counts the touches that were granted.
     pub fn requests(&self) -> u64 {
-        self.traps.iter().sum::<u64>().saturating_sub(self.refusals)
+        self.traps.iter().sum::<u64>().saturating_sub(self.refused())
+    }
+
+    /// Tells which units were touched and granted.
+    pub fn used(&self) -> Units {
+        let units = self.traps.iter().zip(self.refusals).enumerate();
+        units
+            .filter(|(_, (traps, refusals))| *traps > refusals)
+            .map(|(n, _)| Units::from_bits_retain(1 << n))
+            .collect()
     }
 
     /// Counts the times that an entry exposed units of a group anew.
@@ -154,22 +176,25 @@ impl Ledger {
     /// Records an event with a vCPU and with the CPU where it lives.
     #[inline]
     pub(super) fn record_in_both(vcpu: &Self, cpu: &Self, event: Event) {
-        let Event::Trap(units) = event else {
-            vcpu.record(event);
-            return cpu.record(event);
+        let (units, of): (_, fn(&Self) -> &[AtomicU64; 8]) = match event {
+            Event::Trap(units) => (units, |ledger| &ledger.traps),
+            Event::Refusal(units) => (units, |ledger| &ledger.refusals),
+            _ => {
+                vcpu.record(event);
+                return cpu.record(event);
+            }
         };
         if let Some(highest) = units.bits().checked_ilog2() {
-            add(&vcpu.traps[highest as usize], 1);
-            add(&cpu.traps[highest as usize], 1);
+            add(&of(vcpu)[highest as usize], 1);
+            add(&of(cpu)[highest as usize], 1);
         }
     }
 
     #[inline]
     fn record(&self, event: Event) {
         match event {
-            // It is recorded by unit.
-            Event::Trap(_) => {}
-            Event::Refusal => add(&self.refusals, 1),
+            // They are recorded by unit.
+            Event::Trap(_) | Event::Refusal(_) => {}
             Event::Load { bytes } => {
                 add(&self.loads, 1);
                 add(&self.bytes_in, bytes);
@@ -210,8 +235,9 @@ mod tests {
     fn every_event_reaches_its_counter() {
         let (ledger, cpu) = (Ledger::default(), Ledger::default());
         Ledger::record_in_both(&ledger, &cpu, Event::Trap(Units::from_bits_retain(0b101)));
+        Ledger::record_in_both(&ledger, &cpu, Event::Trap(Units::from_bits_retain(0b010)));
+        Ledger::record_in_both(&ledger, &cpu, Event::Refusal(Units::from_bits_retain(0b101)));
         assert_eq!(cpu.tally(), ledger.tally());
-        ledger.record(Event::Refusal);
         ledger.record(Event::Load { bytes: 528 });
         ledger.record(Event::Skip);
         ledger.record(Event::Widening);
@@ -228,9 +254,11 @@ mod tests {
             ledger.record(Event::Save { cause, bytes: 1 << n });
         }
         let tally = ledger.tally();
-        assert_eq!((tally.traps, tally.requests()), ([0, 0, 1, 0, 0, 0, 0, 0], 0));
+        assert_eq!((tally.traps, tally.refusals), ([0, 1, 1, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0, 0]));
+        assert_eq!((tally.requests(), tally.refused(), tally.used().bits()), (1, 1, 0b010));
         assert_eq!((tally.saves(), tally.bytes_in, tally.bytes_out), (6, 528, 63));
-        assert_eq!(tally.named().map(|(_, count)| count).sum::<u64>(), 11 + 528 + 63);
-        assert_eq!(tally.plus(&tally).bytes_in, 1056);
+        assert_eq!(tally.named().map(|(_, count)| count).sum::<u64>(), 10 + 528 + 63);
+        let twice = tally.plus(&tally);
+        assert_eq!((twice.bytes_in, twice.refused(), twice.requests()), (1056, 2, 2));
     }
 }

@@ -253,7 +253,7 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         let slot = occupant(&mut self.slots, index);
         slot.count(&self.ledger, Event::Trap(touched));
         if !slot.image.units().contains(touched) && R::keeps(Rule::RefuseAbsent) {
-            slot.count(&self.ledger, Event::Refusal);
+            slot.count(&self.ledger, Event::Refusal(touched));
             return Touch::Absent;
         }
         slot.touched |= touched;

@@ -287,16 +287,18 @@ fn registers(vcpu: &str, out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome 
 
 /// What the two newest snapshots of a vCPU differ in.
 fn differences(vcpu: &str, out: &mut dyn Write, monitor: &dyn Monitor) -> Outcome {
-    let [Some(new), Some(old)] = monitor.fp_snapshots(vcpu) else {
-        return about(vcpu, Err(ActionError::NoSnapshot));
-    };
-    Ok(write_differences(out, &old, &new)?)
+    match monitor.fp_snapshots(vcpu) {
+        [Some(new), Some(old)] => Ok(write_differences(out, &old, &new)?),
+        [Some(_), None] => about(vcpu, Err(ActionError::OneSnapshot)),
+        [None, _] => about(vcpu, Err(ActionError::NoSnapshot)),
+    }
 }
 
 /// The ledger for humans: who owns what, then what it cost.
 fn ledger(out: &mut dyn Write, monitor: &dyn Monitor) -> fmt::Result {
-    const COUNTS: [&str; 11] = [
-        "TRAPS", "REQUESTS", "LOADS", "SKIPS", "WIDER", "SAVES", "AVOIDED", "EVICTED", "FLUSHED", "IN", "OUT",
+    const COUNTS: [&str; 12] = [
+        "TRAPS", "REQUESTS", "REFUSED", "LOADS", "SKIPS", "WIDER", "SAVES", "AVOIDED", "EVICTED", "FLUSHED",
+        "IN", "OUT",
     ];
     let header = |first: [&'static str; 4]| Table::new(&[&first[..], &COUNTS].concat());
     let counts = |counters: FpCounters| counters.named().map(|(_, count)| count.to_string());

@@ -97,8 +97,10 @@ pub struct CpuView {
 pub struct FpCounters {
     /// Traps on first use.
     pub traps: u64,
-    /// Requests for units.
+    /// Those that were granted.
     pub requests: u64,
+    /// Those that were not, because the guest has no such unit.
+    pub refusals: u64,
     /// Loads.
     pub loads: u64,
     /// Loads that were not needed because the registers still held the state.
@@ -121,10 +123,11 @@ pub struct FpCounters {
 
 impl FpCounters {
     /// The counters with their names, in the order in which they are shown.
-    pub fn named(&self) -> [(&'static str, u64); 11] {
+    pub fn named(&self) -> [(&'static str, u64); 12] {
         [
             ("traps", self.traps),
             ("requests", self.requests),
+            ("refusals", self.refusals),
             ("loads", self.loads),
             ("skips", self.skips),
             ("widenings", self.widenings),
@@ -145,7 +148,7 @@ pub struct FpVcpuView {
     pub name: String,
     /// Its policy.
     pub policy: &'static str,
-    /// The widest unit it ever used.
+    /// The widest unit that it ever asked for and has.
     pub widest: &'static str,
     /// The CPU whose registers hold its state.
     pub resident: Option<CpuId>,
@@ -215,6 +218,8 @@ pub enum ActionError {
     NoSuchVcpu,
     /// No snapshot was taken.
     NoSnapshot,
+    /// One was taken, and it takes two.
+    OneSnapshot,
     /// It is a snapshot of state that no guest can have here.
     Snapshot(SnapshotError),
 }
@@ -229,6 +234,9 @@ impl fmt::Display for ActionError {
             Self::NoSuchPolicy => "there is no such policy",
             Self::NoSuchVcpu => "there is no such vCPU that runs; vcpu lists them",
             Self::NoSnapshot => "there is no snapshot of it; fp snapshot takes one",
+            Self::OneSnapshot => {
+                "there is one snapshot of it, and nothing to compare it with; fp snapshot takes another"
+            }
             Self::Busy => "an earlier request is still under way; try again",
         })
     }
