@@ -90,9 +90,9 @@ impl FpRegs for Hardware {
 
     fn load_scalable(&mut self, from: &Scalable, controls: &Registers) {
         assert!(vector_bytes() == from.length().bytes() as u64, "the vector length is not the image's");
-        // SAFETY: 1. As for `store_scalable`, for reads. 2. What is overwritten belongs to `self` alone. 3. FFR is loaded
-        // from what was read from it, from zeroes, or from a snapshot, of which `Vectors::check` saw that it has no one above
-        // a zero: what WRFFR takes (DDI0487, WRFFR), or what the guest itself made of it.
+        // SAFETY: 1. As for `store_scalable`, for reads. 2. What is overwritten belongs to `self` alone. 3. Should
+        // FFR have a one above a zero, which a guest can bring about and a snapshot can bring along, its value is
+        // UNPREDICTABLE (DDI0487, WRFFR), and nothing else is: it is the guest's own.
         unsafe { load_scalable(from.words().as_ptr(), controls) }
     }
 
@@ -272,7 +272,7 @@ unsafe extern "C" fn store_scalable(into: *mut u128, controls: *mut Registers) {
 ///
 /// # Safety
 /// `x0` is valid for reading as much as these registers have at the vector length of EL2, and `x1` for reading a
-/// `Registers`. Neither FP nor SVE is trapped at EL2. What is loaded to FFR has no one above a zero.
+/// `Registers`. Neither FP nor SVE is trapped at EL2.
 #[unsafe(naked)]
 #[rustfmt::skip]
 unsafe extern "C" fn load_scalable(from: *const u128, controls: *const Registers) {

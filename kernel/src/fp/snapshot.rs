@@ -126,8 +126,6 @@ pub enum SnapshotError {
         /// The value.
         found: u64,
     },
-    /// This register, which holds a run of ones and then zeroes, has a one above a zero.
-    Gap(&'static str),
 }
 
 impl fmt::Display for SnapshotError {
@@ -149,7 +147,6 @@ impl fmt::Display for SnapshotError {
             Self::Value { register, found } => {
                 write!(f, "{register} is {found:#x}, which has bits that mean nothing")
             }
-            Self::Gap(register) => write!(f, "{register} has a one above a zero, which it cannot"),
         }
     }
 }
