@@ -196,9 +196,11 @@ fn patch(source: &Path, version: &Version) -> Result<()> {
     let step = Step::new("Patching", &format!("QEMU {version} with scripts/qemu-lvz/lvz-lbt.patch"));
     let file = source.join("../lvz-lbt.patch");
     fs::write(&file, PATCH)?;
-    // With no fuzz: a change that was made around the place may change what ours means.
+    // With no fuzz: a change that was made around the place may change what ours means. And forward alone: a mend that this
+    // version has of its own would be taken out again, and nothing said.
     let mut patch = Command::new("patch");
-    patch.args(["-p1", "--batch", "--fuzz=0", "--reject-file=-", "--no-backup-if-mismatch", "-i"]).arg(&file);
+    patch.args(["-p1", "--batch", "--forward", "--fuzz=0", "--reject-file=-", "--no-backup-if-mismatch"]);
+    patch.arg("-i").arg(&file);
     let output = patch.env("LC_ALL", "C").current_dir(source).output().context("patch cannot be started")?;
     drop(step);
     let said =
@@ -219,6 +221,8 @@ fn failures(said: &str) -> String {
             file = name;
         } else if line.starts_with("Hunk #") && line.contains("FAILED") {
             failed.push(format!("{file}: {}", line.trim_end_matches('.')));
+        } else if line.contains("previously applied") {
+            failed.push(format!("{file}: Hunk #1 is there already"));
         } else if line.contains("can't find file to patch") {
             failed.push("a file it changes is not there".into());
         } else if line.contains("malformed patch") {
@@ -302,6 +306,16 @@ mod tests {
         }
         let why = patch(&source, &version).unwrap_err().to_string();
         assert!(why.contains("QEMU 1:10.0.99+ds-1: target/loongarch/cpu-csr.h: Hunk #1 FAILED at "), "{why}");
+        // One is as if QEMU had the change of its own: it is not taken out again.
+        let mended = source.join("target/loongarch/tcg/constant_timer.c");
+        let (_, hunk) = PATCH.split_once("+++ b/target/loongarch/tcg/constant_timer.c").unwrap();
+        let lines = hunk.lines().skip(2).take_while(|line| !line.starts_with("--- a/"));
+        let after: String =
+            lines.filter(|line| line.starts_with([' ', '+'])).flat_map(|line| [&line[1..], "\n"]).collect();
+        fs::write(&mended, &after).unwrap();
+        let why = patch(&source, &version).unwrap_err().to_string();
+        assert!(why.contains("target/loongarch/tcg/constant_timer.c: Hunk #1 is there already"), "{why}");
+        assert_eq!(fs::read_to_string(&mended).unwrap(), after);
         fs::remove_dir_all(source.join("target")).unwrap();
         let why = patch(&source, &version).unwrap_err().to_string();
         assert!(why.contains("a file it changes is not there"), "{why}");
