@@ -126,7 +126,8 @@ fn check_one(vm: &Vm, machine: &Machine) -> Result<()> {
         Err(why) => return Err(why).with_context(named),
     };
     if let Some(initrd) = &vm.initrd {
-        payload::read_start(initrd).with_context(|| format!("key `initrd`: {}", initrd.display()))?;
+        let named = || format!("key `initrd`: {}", initrd.display());
+        ensure!(!payload::read_start(initrd).with_context(named)?.is_empty(), "{} is empty", named());
         needed += length(initrd) + ELBOW_ROOM;
     }
     ensure!(
@@ -440,6 +441,10 @@ mod tests {
         assert!(
             changed(&|vm| vm.kernel = text.clone()).contains("text is not a raw arm64 Image: it has 5 bytes")
         );
+        let initrd = |path: &Path| changed(&|vm| vm.initrd = Some(path.into()));
+        assert!(initrd(Path::new("/no/such")).contains("`b`: key `initrd`: /no/such"));
+        let empty = scratch.file("empty", b"").unwrap();
+        assert_eq!(initrd(&empty), format!("guest `b`: key `initrd`: {} is empty", empty.display()));
         assert!(why(&[]).contains("no guest"));
         let units = changed(&|vm| vm.fp_units = Some("fpu".parse().unwrap()));
         assert!(units.contains("key `fp-units`: on aarch64"), "{units}");
