@@ -3,7 +3,8 @@
 //! Argument `case=`; without it, all cases a guest survives run one after the other.
 //! Survived: `calls` (unknown hypervisor calls), `registers` (every system register), `chips` (all ones and zeros to every
 //! register and gap of the interrupt controllers), `ipi-flood`, `memory` (reads, writes and fetches where nothing is),
-//! `cpu-on-nowhere` (a vCPU started where nothing is).
+//! `cpu-on-nowhere` (a vCPU started where nothing is); on LoongArch also `instructions` (undefined ones, those of a hypervisor, units
+//! that are off or absent) and `page-tables` (pages and directories full of nonsense).
 //! Not survived by itself: `vectors` (an exception with the vectors unmapped), `tables` (translation tables where nothing
 //! is), `spin` (an endless loop with interrupts off), `sleep` (a sleep with nothing to wake it), `reset` (a reset, again and
 //! again), `flood` (console output without end), `panic`.
