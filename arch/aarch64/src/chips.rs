@@ -10,6 +10,7 @@ use kernel::addr::{CpuId, Gpa, Hpa, Ticks};
 use kernel::arch::{Chips, Plan, Rest, Start};
 use kernel::dev::Level;
 use kernel::exit::Kicks;
+use kernel::fdt::{Found, Wanted};
 use kernel::paging::Space;
 use spin::Mutex;
 
@@ -214,6 +215,10 @@ impl Chips<Aarch64> for GuestChips {
                 "vm {}: a device tree of its own is not used; devices are not passed through",
                 domain.name
             );
+        }
+        if let Some(value) = domain.fp_units {
+            let wanted = Wanted::Text("no such property on AArch64");
+            return Err(domain.node.complain("fermata,fp-units", Found::Value(value), wanted).to_string());
         }
         let sve = Grant::of(domain, &facts.sve)?;
         let window = layout::RAM..1 << IPA_BITS;

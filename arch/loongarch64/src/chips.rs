@@ -9,6 +9,7 @@ use kernel::addr::{Gpa, Ticks};
 use kernel::arch::{Chips, Plan, Rest, Start};
 use kernel::dev::Level;
 use kernel::exit::{Call, Kicks};
+use kernel::fdt::{Found, Wanted};
 use kernel::fp::Units;
 use kernel::paging::Space;
 use spin::Mutex;
@@ -134,9 +135,15 @@ fn map(ram: &GuestRam<Window>, facts: &Facts) -> Result<Space<Stage2, HeapTables
 
 /// The FP units that the guest is to have: those it asks for, or all there are.
 fn asked_for(plan: &Plan<'_>, facts: &Facts) -> Result<Units, String> {
+    let node = plan.domain.node;
+    if plan.domain.sve.is_some() {
+        let found = Found::Value(node.property("sve").unwrap_or_default());
+        return Err(node.complain("sve", found, Wanted::Text("no such property on LoongArch")).to_string());
+    }
     let Some(value) = plan.domain.fp_units else { return Ok(facts.units) };
     let text = value.strings().collect::<Vec<_>>().join("+");
-    fp::parse(&text, facts.units).map_err(|error| alloc::format!("fermata,fp-units: {error}"))
+    fp::parse(&text, facts.units)
+        .map_err(|error| alloc::format!("{}: fermata,fp-units: {error}", node.path()))
 }
 
 /// Puts kernel, RAM disk, EFI tables and device tree into a guest's memory.
