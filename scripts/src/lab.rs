@@ -50,12 +50,23 @@ pub(crate) struct Job<'a> {
     pub(crate) spoil: Spoil<'a>,
 }
 
-/// Changes a device tree before it is used; returns the bytes where no loader would take them any more.
-pub(crate) type Spoil<'a> = &'a (dyn Fn(&mut Tree) -> Result<Option<Vec<u8>>> + Sync);
+/// Changes a device tree before it is used.
+pub(crate) type Spoil<'a> = &'a (dyn Fn(&mut Tree) -> Result<Spoilt> + Sync);
+
+/// What became of a device tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Spoilt {
+    /// A tree, with nodes and properties as they are now.
+    Sound,
+    /// Bytes that no loader would take any more.
+    Raw(Vec<u8>),
+    /// Nobody hands it over.
+    Withheld,
+}
 
 /// Changes nothing.
-pub(crate) fn unspoiled(_: &mut Tree) -> Result<Option<Vec<u8>>> {
-    Ok(None)
+pub(crate) fn unspoiled(_: &mut Tree) -> Result<Spoilt> {
+    Ok(Spoilt::Sound)
 }
 
 /// What a lab is for.
@@ -190,13 +201,14 @@ impl Listener for Renamed<'_> {
 /// Writes the device tree of a job the way it is to reach Fermata.
 fn hand_over(scratch: &Scratch, job: &Job<'_>, tree: &mut Tree) -> Result<Handover> {
     match (job.spoil)(tree)? {
-        Some(bytes) => {
+        Spoilt::Withheld => Ok(Handover::Nothing),
+        Spoilt::Raw(bytes) => {
             let tree = scratch.file("raw.dtb", &bytes)?;
             match job.machine.stub() {
                 Some(stub) => Ok(Handover::Raw { tree, stub: scratch.file("stub", &stub)? }),
                 None => Ok(Handover::Boot(tree)),
             }
         }
-        None => Ok(Handover::Boot(scratch.file("fermata.dtb", &tree.to_bytes()?)?)),
+        Spoilt::Sound => Ok(Handover::Boot(scratch.file("fermata.dtb", &tree.to_bytes()?)?)),
     }
 }

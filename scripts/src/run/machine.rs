@@ -91,6 +91,8 @@ pub(crate) enum Handover {
         /// The bytes of the stub, as [`stub`] makes them.
         stub: PathBuf,
     },
+    /// It does not: Fermata finds the one that QEMU makes of the machine, which has no guests.
+    Nothing,
 }
 
 /// The console on QEMU's standard input and output, where no key is QEMU's own.
@@ -154,6 +156,7 @@ impl Machine {
         layout::distinct(modules).for_each(|module| load(&module.file, module.address, ""));
         let tree_address = self.tree_address();
         match (handover, self.board.arch) {
+            (Handover::Nothing, _) => words.extend(["-kernel".into(), image.into()]),
             (Handover::Boot(tree), Arch::Aarch64) => {
                 let boot: [&std::ffi::OsStr; 4] =
                     ["-kernel".as_ref(), image.as_ref(), "-dtb".as_ref(), tree.as_ref()];
@@ -268,6 +271,11 @@ mod tests {
             "qemu -M virt -cpu la464,lvz=on,lbt=on -smp 2 -m 2097152K -nodefaults -display none -no-reboot -device \
              loader,file=t.dtb,addr=0x8000000,force-raw=on -kernel fermata -append fdt=0x8000000 -chardev \
              stdio,id=console,signal=off -serial chardev:console"
+        );
+        let nothing = loongarch(None).arguments("fermata".as_ref(), &Handover::Nothing, &[]);
+        assert!(
+            shell_line("q".as_ref(), &nothing).contains("-no-reboot -kernel fermata -chardev"),
+            "{nothing:?}"
         );
         let small = Machine { memory: Memory(64 << 20), ..loongarch(None) };
         assert_eq!(small.tree_address(), 32 << 20);

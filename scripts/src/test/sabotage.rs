@@ -1,5 +1,6 @@
 //! Device trees broken on purpose.
 
+use crate::lab::Spoilt;
 use crate::run::tree::{Node, Tree};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -25,6 +26,8 @@ pub(crate) enum Sabotage {
     },
     /// Cuts the finished tree off after so many bytes.
     Truncate(usize),
+    /// Keeps it from being handed over.
+    Withhold,
 }
 
 /// A property, and at most one way to write its value.
@@ -38,11 +41,11 @@ pub(crate) struct Edit {
     bytes: Option<Vec<u8>>,
 }
 
-/// Does everything in order. Returns the bytes if they are no tree any more that a loader would pass on.
+/// Does everything in order.
 ///
 /// # Errors
 /// Names what is not there to be broken.
-pub(crate) fn apply(sabotage: &[Sabotage], tree: &mut Tree) -> Result<Option<Vec<u8>>> {
+pub(crate) fn apply(sabotage: &[Sabotage], tree: &mut Tree) -> Result<Spoilt> {
     let mut raw: Option<Vec<u8>> = None;
     for act in sabotage {
         match act {
@@ -56,6 +59,10 @@ pub(crate) fn apply(sabotage: &[Sabotage], tree: &mut Tree) -> Result<Option<Vec
                 let blob = folded(&mut raw, tree)?;
                 ensure!(*length < blob.len(), "the tree has only {} bytes", blob.len());
                 blob.truncate(*length);
+            }
+            Sabotage::Withhold => {
+                ensure!(sabotage.len() == 1, "what is withheld is not seen, so nothing else can be broken");
+                return Ok(Spoilt::Withheld);
             }
             _ if raw.is_some() => anyhow::bail!("nodes cannot change once bytes did; put {act:?} first"),
             Sabotage::Delete(path) => tree.remove(path)?,
@@ -75,7 +82,7 @@ pub(crate) fn apply(sabotage: &[Sabotage], tree: &mut Tree) -> Result<Option<Vec
             }
         }
     }
-    Ok(raw)
+    Ok(raw.map_or(Spoilt::Sound, Spoilt::Raw))
 }
 
 /// Returns the bytes of the tree, folding it the first time.
@@ -103,7 +110,7 @@ mod tests {
     use super::*;
     use crate::run::tree::tests::machine;
 
-    fn broken(toml: &str) -> Result<(Tree, Option<Vec<u8>>)> {
+    fn broken(toml: &str) -> Result<(Tree, Spoilt)> {
         #[derive(Deserialize)]
         struct File {
             acts: Vec<Sabotage>,
@@ -121,7 +128,7 @@ mod tests {
                { unset = { node = "/chosen", property = "stdout-path" } }"#,
         )
         .unwrap();
-        assert_eq!(raw, None);
+        assert_eq!(raw, Spoilt::Sound);
         assert_eq!(tree.node("/chosen/a").unwrap().property("cpus").unwrap(), [0, 0, 0, 1, 0, 0, 0, 2]);
         assert_eq!(tree.node("/chosen/a").unwrap().property("name").unwrap(), b"x\0");
         assert!(tree.node("/memory").is_err());
@@ -134,7 +141,8 @@ mod tests {
             broken("{ overwrite = { at = 4, bytes = [1, 2, 3, 4] } }, { truncate = 60 }").unwrap();
         let mut expected = tree.to_bytes().unwrap();
         expected[4..8].copy_from_slice(&[1, 2, 3, 4]);
-        assert_eq!(raw.unwrap(), expected[..60]);
+        assert_eq!(raw, Spoilt::Raw(expected[..60].to_vec()));
+        assert_eq!(broken(r#""withhold""#).unwrap().1, Spoilt::Withheld);
     }
 
     #[test]
@@ -146,5 +154,6 @@ mod tests {
         assert!(why("{ truncate = 99999 }").contains("only"));
         assert!(why("{ overwrite = { at = 99999, bytes = [1] } }").contains("no bytes 99999"));
         assert!(why(r#"{ truncate = 60 }, { delete = "/chosen" }"#).contains("first"));
+        assert!(why(r#"{ truncate = 60 }, "withhold""#).contains("nothing else"));
     }
 }

@@ -35,6 +35,7 @@
 //!     { add = "/chosen/c" },
 //!     { overwrite = { at = 4, bytes = [255, 255] } },              # of the finished tree, as is the next
 //!     { truncate = 200 },
+//!     "withhold",                                                  # alone: it is not handed over
 //! ]
 //! ```
 //!
@@ -484,7 +485,7 @@ mod tests {
         assert_eq!(vms[0].cmdline, "seed=1");
         assert_eq!(vms[1].cmdline, "console=ttyAMA0 fermata.name=b fermata.run=uname");
         assert_eq!(vms[2].kernel, Path::new("/root-of-workspace/some/file"));
-        assert_eq!(tests[0].sabotage.len(), 6);
+        assert_eq!(tests[0].sabotage.len(), 7);
     }
 
     #[test]
