@@ -41,10 +41,12 @@ static FIRST: AtomicU64 = AtomicU64::new(0);
 /// What vCPU 1 does with FP in its turns, as `fn()`; 0 for nothing.
 static PEERS_TOUCH: AtomicUsize = AtomicUsize::new(0);
 
-/// What a measurement shows, per round.
+/// What a measurement shows.
 #[derive(Clone, Copy, Default)]
 struct Cost {
+    /// Ticks of all rounds together: a tick is up to 16 instructions, so the average of whole ticks would be rough.
     ticks: u64,
+    /// Events per round.
     ledger: [u64; 4],
 }
 
@@ -92,7 +94,7 @@ fn main() {
             }
             let cost = measure();
             let [loads, saves, skips, bytes] = cost.ledger;
-            println!("bench {name} {} {loads} {saves} {skips} {bytes}", instructions(cost.ticks));
+            println!("bench {name} {} {loads} {saves} {skips} {bytes}", each(instructions(cost.ticks), 0));
             done += 1;
         }
     }
@@ -129,8 +131,13 @@ fn ledger() -> [u64; 4] {
     if counters[0] == u64::MAX { [0; 4] } else { counters }
 }
 
-/// Runs `once` some times and returns what one took on average, less the loop's own cost.
-fn average(once: impl Fn()) -> u64 {
+/// What one round took on average of a count that went from `start` to `end`.
+fn each(end: u64, start: u64) -> u64 {
+    (end.wrapping_sub(start) + ROUNDS / 2) / ROUNDS
+}
+
+/// Runs `once` in rounds and returns what they took, less the loop's own cost.
+fn all(once: impl Fn()) -> u64 {
     let timed = |body: &dyn Fn()| {
         (0..WARM_UP).for_each(|_| body());
         let start = timer::now();
@@ -141,16 +148,16 @@ fn average(once: impl Fn()) -> u64 {
         // SAFETY: does nothing; keeps the empty loop a loop.
         unsafe { asm!("", options(nostack, preserves_flags)) }
     });
-    (timed(&once) - empty) / ROUNDS
+    timed(&once) - empty
 }
 
 fn hypercall() -> Cost {
-    Cost { ticks: average(arch::null_call), ..Cost::default() }
+    Cost { ticks: all(arch::null_call), ..Cost::default() }
 }
 
 fn mmio_read() -> Cost {
     let address = arch::device();
-    Cost { ticks: average(|| arch::device_read(address)), ..Cost::default() }
+    Cost { ticks: all(|| arch::device_read(address)), ..Cost::default() }
 }
 
 /// An IPI to this vCPU itself, until its handler has been entered.
@@ -163,7 +170,7 @@ fn ipi() -> Cost {
         while taken(0) == before {}
         total += if round < WARM_UP { 0 } else { ENTERED.load(Relaxed) - start };
     }
-    Cost { ticks: total / ROUNDS, ..Cost::default() }
+    Cost { ticks: total, ..Cost::default() }
 }
 
 /// From the timer's expiry, awake, to the vectors.
@@ -185,7 +192,7 @@ fn timed_wake(wait: impl Fn(u64)) -> Cost {
         wait(before);
         total += if round < WARM_UP { 0 } else { ENTERED.load(Relaxed) - deadline };
     }
-    Cost { ticks: total / ROUNDS, ..Cost::default() }
+    Cost { ticks: total, ..Cost::default() }
 }
 
 /// Rounds of ping-pong with vCPU 1 on the same CPU: an IPI to the peer, sleep until its answer. A round is two switches.
@@ -207,11 +214,11 @@ fn first_touch(touch: Touch) -> Cost {
         timer::now() - start
     };
     let (mut cost, ticks) = ping_pong(None, || timed() - timed());
-    cost.ticks = ticks / ROUNDS;
+    cost.ticks = ticks;
     cost
 }
 
-/// Plays ping-pong with vCPU 1; returns what a round cost, and the sum of what `turn` returned.
+/// Plays ping-pong with vCPU 1; returns what the rounds cost, and the sum of what `turn` returned.
 fn ping_pong(peers: Option<Touch>, turn: impl Fn() -> u64) -> (Cost, u64) {
     PEERS_TOUCH.store(peers.map_or(0, |touch| touch as usize), Release);
     STOP.store(false, Release);
@@ -236,8 +243,7 @@ fn ping_pong(peers: Option<Touch>, turn: impl Fn() -> u64) -> (Cost, u64) {
     STOP.store(true, Release);
     irq::send(IPI, 1);
     smp::join(1);
-    let each = |end: u64, start: u64| (end.wrapping_sub(start) + ROUNDS / 2) / ROUNDS;
-    let mut cost = Cost { ticks: each(end.0, start.0), ..Cost::default() };
+    let mut cost = Cost { ticks: end.0 - start.0, ..Cost::default() };
     for (part, (end, start)) in cost.ledger.iter_mut().zip(end.1.iter().zip(start.1)) {
         *part = each(*end, start);
     }
