@@ -83,7 +83,7 @@ pub struct Quick {
     shown: u64,
     /// How many exits were dealt with since it was entered last.
     handled: u64,
-    /// Whom the last one was to ring for.
+    /// Whom it could not ring for; nobody, outside of [`ThisCpu::enter`].
     kicks: Kicks,
 }
 
@@ -467,14 +467,13 @@ impl Cpu<Loongarch64> for ThisCpu {
         // What went up was rung for; what went down was not.
         self.show(lines);
         loop {
-            self.quick.kicks = Kicks::NONE;
             // SAFETY: 1. the core calls this between `load` and `unload` of this guest, which put its registers,
             // identifier and stage 2 in place and set PVM. 2. The vectors were installed when this CPU started, and
             // `SAVE5` is zero outside this call. 3. `guest` and `self` are borrowed for the whole call, and so are
             // `chips`, which `load` noted.
             let estat = unsafe { switch::enter(&raw mut guest.frame, &raw mut self.quick) };
             if !self.quick.kicks.is_empty() {
-                return Exit::Ring(self.quick.kicks);
+                return Exit::Ring(core::mem::take(&mut self.quick.kicks));
             }
             if let Some(units) = trap::fp(estat) {
                 guest.word = BADI.get() as u32;

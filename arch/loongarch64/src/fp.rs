@@ -183,6 +183,22 @@ impl<H: FpRegs> File<H> {
     }
 }
 
+/// What each set of units does not work without: the views below the widest, and the FPU for LBT.
+const NEEDS: [Units; 16] = {
+    let mut needs = [Units::empty(); 16];
+    let mut n = 0;
+    while n < needs.len() {
+        let units = Units::from_bits_retain(n as u8);
+        match Width::of(units) {
+            Some(width) => needs[n] = width.units(),
+            None if units.contains(LBT) => needs[n] = FPU,
+            None => {}
+        }
+        n += 1;
+    }
+    needs
+};
+
 /// Whether TM can rename registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Twist {
@@ -242,7 +258,7 @@ impl<H: FpRegs, S: Rules<Step>> Fp<H, S> {
         if S::keeps(Step::OwnUp) { destroyed } else { Units::empty() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn load_registers(&self, file: &mut File<H>, width: Width, views: Units) {
         let twist = file.open_registers::<S>(views);
         // TM may be left over from registers that were given up unsaved.
@@ -312,10 +328,8 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Fp<H, S> {
     }
 
     fn closure(&self, touched: Units) -> Units {
-        // Each view needs those below it, whose bits are below its bit, and LBT the first of them.
-        let views = touched.bits() & VECTORS.bits();
-        let fpu = if S::keeps(Step::LbtNeedsFpu) { (touched & LBT).bits() >> 3 } else { 0 };
-        touched | Units::from_bits_retain(views >> 1 | views >> 2 | fpu)
+        let asking = if S::keeps(Step::LbtNeedsFpu) { touched } else { touched - LBT };
+        touched | NEEDS[usize::from((asking & (LBT | VECTORS)).bits())]
     }
 
     #[inline(always)]
@@ -330,6 +344,7 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Fp<H, S> {
         kept
     }
 
+    #[inline(always)]
     fn restore(&self, file: &mut File<H>, units: Units) {
         if units.contains(LBT) {
             file.open(LBT).load_lbt(&self.lbt);

@@ -19,7 +19,6 @@ pub struct FpSlot<F: FpContext> {
     pub(super) stamps: [Stamp; MAX_GROUPS],
     /// Touches recorded and not yet served.
     pub(super) request: Units,
-    pub(super) touched: Units,
     /// What is to be expected of it, by group.
     pub(super) habits: [Habit; MAX_GROUPS],
     pub(super) last_cpu: Option<CpuId>,
@@ -36,7 +35,6 @@ impl<F: FpContext> FpSlot<F> {
             image: F::new(limit),
             stamps: [Stamp::NONE; MAX_GROUPS],
             request: Units::empty(),
-            touched: Units::empty(),
             habits: Default::default(),
             last_cpu: None,
             policy,
@@ -53,11 +51,6 @@ impl<F: FpContext> FpSlot<F> {
     /// slot is outside an [`FpUnit`](super::FpUnit).
     pub fn image(&self) -> &F {
         &self.image
-    }
-
-    /// Tells which units the vCPU has ever trapped on and been granted.
-    pub fn touched(&self) -> Units {
-        self.touched
     }
 
     /// Tells the CPU on which the vCPU ended its last turn.

@@ -256,11 +256,14 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             slot.count(&self.ledger, Event::Refusal(touched));
             return Touch::Absent;
         }
-        slot.touched |= touched;
         self.asked |= touched;
         for n in 0..F::GROUPS.len() {
             if touched.intersects(F::GROUPS[n]) {
                 self.deeds[n] |= Deeds::ASKED;
+            }
+            // The last group is what is left, which need not be looked for.
+            if F::GROUPS[n].contains(touched) {
+                break;
             }
         }
         // What else `touched` needs depends on the form the image has when it is loaded.
@@ -332,7 +335,8 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
         let wanted = if R::keeps(Rule::CloseLate) { slot.image.closure(touched) } else { touched };
         // Apart, because it is what happens most: registers of the first group, and no other, hold nothing of the vCPU.
         let is_away = !holds::<F, R>(&self.seats[0], slot, 0, self.cpu);
-        let is_all = F::GROUPS[0].contains(wanted) && !touched.is_empty() && self.pending & AUDIT == 0;
+        // Neither units of other groups nor AUDIT.
+        let is_all = (self.pending | u16::from(wanted.bits())) & !u16::from(F::GROUPS[0].bits()) == 0;
         if !(is_away && is_all && self.exposed.is_empty()) {
             return self.serve_all(file, index, touched, wanted);
         }
