@@ -281,9 +281,9 @@ impl<H: FpRegs, S: Rules<Step>> Fp<H, S> {
     fn load_status(&self, file: &mut File<H>, twist: Twist) {
         file.hardware.set_fcc(self.status.fcc);
         let value = self.status.fcsr;
-        let raised = value & (value & fcsr::ENABLES) << fcsr::CAUSE_SHIFT;
+        let raised = value >> fcsr::CAUSE_SHIFT & value & fcsr::ENABLES;
         if raised != 0 {
-            return self.load_raised(file, twist, raised);
+            return self.load_raised(file, twist, raised << fcsr::CAUSE_SHIFT);
         }
         file.hardware.set_fcsr(value);
         self.load_top(file, twist);
@@ -395,9 +395,7 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Fp<H, S> {
     }
 
     fn bytes(&self, units: Units) -> u64 {
-        let status = size_of::<Status>() as u64;
-        let registers = Width::of(units).map_or(0, |width| self.image.bytes(width) + status);
-        registers + if units.contains(LBT) { size_of::<Lbt>() as u64 } else { 0 }
+        self.image.moved(units) + if units.contains(LBT) { size_of::<Lbt>() as u64 } else { 0 }
     }
 
     const LAYOUT: Layout = LAYOUT;

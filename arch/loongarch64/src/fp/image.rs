@@ -5,6 +5,8 @@ use alloc::vec;
 
 use kernel::fp::Units;
 
+use super::Status;
+
 /// How many F, VR and XR registers there are.
 pub const REGISTERS: usize = 32;
 
@@ -93,11 +95,31 @@ impl Image {
         self.lines.get(at / Line::WORDS).map_or(0, |line| line.0[at % Line::WORDS])
     }
 
-    /// How many bytes a load or a save of `width` moves, the image having the form it has.
-    pub fn bytes(&self, width: Width) -> u64 {
-        width.min(self.form).bytes()
+    /// How many bytes a load or a save of the views among `units` moves, the image having the form it has: registers, and
+    /// the [`Status`] of all of them.
+    #[inline]
+    pub fn moved(&self, units: Units) -> u64 {
+        MOVED[self.form as usize][(units.bits() & 7) as usize].into()
     }
 }
+
+/// [`Image::moved`], by form and by the bits of FPU, LSX and LASX.
+const MOVED: [[u16; 8]; 3] = {
+    let mut moved = [[0; 8]; 3];
+    let mut form = 0;
+    while form < moved.len() {
+        let mut views = 1;
+        while views < moved[form].len() {
+            if let Some(width) = Width::of(Units::from_bits_retain(views as u8)) {
+                let narrower = if (width as usize) < form { width } else { Width::ALL[form] };
+                moved[form][views] = narrower.bytes() as u16 + size_of::<Status>() as u16;
+            }
+            views += 1;
+        }
+        form += 1;
+    }
+    moved
+};
 
 /// The registers of LBT, in the layout that the leaf loads and stores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,11 +160,14 @@ mod tests {
     #[test]
     fn a_wide_load_of_a_narrow_image_moves_what_the_image_has() {
         let mut image = Image::new(VECTORS);
-        assert_eq!(Width::ALL.map(|width| image.bytes(width)), [256, 256, 256]);
-        image.form = Width::Lsx;
-        assert_eq!(Width::ALL.map(|width| image.bytes(width)), [256, 512, 512]);
-        image.form = Width::Lasx;
-        assert_eq!(Width::ALL.map(|width| image.bytes(width)), [256, 512, 1024]);
+        let mut moved = |form| {
+            image.form = form;
+            assert_eq!(image.moved(Units::empty()), 0);
+            Width::ALL.map(|width| image.moved(width.units()) - size_of::<Status>() as u64)
+        };
+        assert_eq!(moved(Width::Fpu), [256, 256, 256]);
+        assert_eq!(moved(Width::Lsx), [256, 512, 512]);
+        assert_eq!(moved(Width::Lasx), [256, 512, 1024]);
     }
 
     #[test]
