@@ -8,6 +8,7 @@ use arch_common::mmio::Mmio;
 use kernel::addr::{CpuId, Gpa, Ticks};
 use kernel::arch::{Cpu, Fault, Interrupt};
 use kernel::exit::{Access, Call, Crash, Exit, Kicks};
+use kernel::fp::Units;
 use spin::Once;
 
 use crate::arch::Loongarch64;
@@ -69,6 +70,16 @@ pub struct ThisCpu {
 enum Loaded {
     Nobody,
     Somebody,
+}
+
+/// Why a guest stopped.
+enum Visit {
+    /// It touched units that the root's `EUEN` keeps closed.
+    Fp(Units),
+    /// [`quick`] dealt with it, but these vCPUs have to be rung for.
+    Rung(Kicks),
+    /// An exception with this `ESTAT`.
+    Other(u64),
 }
 
 /// What [`quick`] works on.
@@ -200,9 +211,45 @@ impl ThisCpu {
         Exit::Handled
     }
 
-    /// What an exception from the guest was about. Not inlined: what each kind computes with would be made ready at each
-    /// turn.
+    /// Runs the loaded guest until something stops it that [`quick`] does not deal with.
+    #[inline(always)]
+    fn visit(&mut self, guest: &mut Guest) -> Visit {
+        // SAFETY: 1. the core calls `enter` between `load` and `unload` of this guest, which put its registers,
+        // identifier and stage 2 in place and set PVM. 2. The vectors were installed when this CPU started, and
+        // `SAVE5` is zero outside this call. 3. `guest` and `self` are borrowed for the whole call, and so are the chips
+        // that `load` noted, by `enter`.
+        let estat = unsafe { switch::enter(&raw mut guest.frame, &raw mut self.quick) };
+        if !self.quick.kicks.is_empty() {
+            return Visit::Rung(core::mem::take(&mut self.quick.kicks));
+        }
+        match trap::fp(estat) {
+            Some(units) => {
+                guest.word = BADI.get() as u32;
+                Visit::Fp(units)
+            }
+            None => Visit::Other(estat),
+        }
+    }
+
+    /// Deals with an exception from the guest, and with those that follow, until one is not for this module. Not inlined:
+    /// what each kind computes with would be made ready at each turn.
     #[inline(never)]
+    fn go_on(&mut self, guest: &mut Guest, chips: &GuestChips, mut estat: u64) -> Exit {
+        loop {
+            match self.exit(guest, chips, estat) {
+                Exit::Handled => self.quick.handled += 1,
+                exit => return exit,
+            }
+            estat = match self.visit(guest) {
+                Visit::Fp(units) => return Exit::Fp(units),
+                Visit::Rung(kicks) => return Exit::Ring(kicks),
+                Visit::Other(estat) => estat,
+            };
+        }
+    }
+
+    /// What an exception from the guest was about.
+    #[inline(always)]
     fn exit(&mut self, guest: &mut Guest, chips: &GuestChips, estat: u64) -> Exit {
         match trap::decode(estat) {
             Trap::Interrupt => Exit::Interrupt,
@@ -466,23 +513,11 @@ impl Cpu<Loongarch64> for ThisCpu {
         let lines = unsafe { &*self.quick.front }.lines();
         // What went up was rung for; what went down was not.
         self.show(lines);
-        loop {
-            // SAFETY: 1. the core calls this between `load` and `unload` of this guest, which put its registers,
-            // identifier and stage 2 in place and set PVM. 2. The vectors were installed when this CPU started, and
-            // `SAVE5` is zero outside this call. 3. `guest` and `self` are borrowed for the whole call, and so are
-            // `chips`, which `load` noted.
-            let estat = unsafe { switch::enter(&raw mut guest.frame, &raw mut self.quick) };
-            if !self.quick.kicks.is_empty() {
-                return Exit::Ring(core::mem::take(&mut self.quick.kicks));
-            }
-            if let Some(units) = trap::fp(estat) {
-                guest.word = BADI.get() as u32;
-                return Exit::Fp(units);
-            }
-            match self.exit(guest, chips, estat) {
-                Exit::Handled => self.quick.handled += 1,
-                exit => return exit,
-            }
+        // FP apart, because nothing else has to be as quick.
+        match self.visit(guest) {
+            Visit::Fp(units) => Exit::Fp(units),
+            Visit::Rung(kicks) => Exit::Ring(kicks),
+            Visit::Other(estat) => self.go_on(guest, chips, estat),
         }
     }
 
