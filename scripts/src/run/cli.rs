@@ -156,7 +156,12 @@ impl Options {
             "vm" => self.vms.push(text()?.parse()?),
             "config" => self.vms.extend(vm::read_config(&PathBuf::from(parser.value()?))?),
             "headless" => self.headless = true,
-            "fp-report" => self.fp_report = Some(parser.value()?.into()),
+            "fp-report" => {
+                let path = PathBuf::from(parser.value()?);
+                let drawing = path.extension().is_some_and(|name| name == "svg");
+                ensure!(!drawing, "{}: the picture is part of an HTML page", path.display());
+                self.fp_report = Some(path);
+            }
             "script" => self.script = Some(parser.value()?.into()),
             "timeout" => self.timeout = Some(seconds(&text()?)?),
             "dry-run" => self.dry_run = true,
@@ -247,5 +252,9 @@ mod tests {
         assert!(why(&["linux"]).contains("`linux` belongs to no option"));
         assert!(why(&["--config", "/no/such"]).contains("/no/such"));
         assert!(why(&["--cpu"]).contains("--cpu"));
+        assert!(
+            why(&["--fp-report", "x.svg"])
+                .contains("--fp-report: x.svg: the picture is part of an HTML page")
+        );
     }
 }

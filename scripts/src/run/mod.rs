@@ -29,6 +29,8 @@ use outcome::{Ending, Fate};
 use qemu::{Keyboard, Qemu};
 use report::{Reporter, Story};
 use script::Script;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tree::Tree;
@@ -76,6 +78,11 @@ fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
         println!("{}", shell_line(boot.qemu, &arguments));
         return Ok(ExitCode::SUCCESS);
     }
+    // A run can be long, so it is known before it whether there is a place for what it brings.
+    let page = match &request.fp_report {
+        Some(path) => Some((path, open_report(path)?)),
+        None => None,
+    };
     let scratch = Scratch::new()?;
     let arguments = boot.prepare(scratch.path(), bootargs, &vms)?;
     let (line, keyboard) =
@@ -90,12 +97,18 @@ fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
     let listener: &mut dyn Listener = if headless { &mut terminal::Prefixed } else { &mut terminal::Raw };
     let mut reporter = Reporter { story: Story::default(), inner: listener };
     let report = watch(Qemu::start(command, keyboard)?, plan, &mut reporter)?;
-    if let Some(path) = &request.fp_report {
-        std::fs::write(path, reporter.story.page())
-            .with_context(|| format!("--fp-report {}", path.display()))?;
+    if let Some((path, mut page)) = page {
+        let written = page.set_len(0).and_then(|()| page.write_all(reporter.story.page().as_bytes()));
+        written.with_context(|| format!("--fp-report {}", path.display()))?;
         eprintln!("{} shows what the FP registers held", path.display());
     }
     Ok(conclude(&report, keyboard))
+}
+
+/// Opens the file of a report, with what is in it left alone until there is a new one.
+fn open_report(path: &Path) -> Result<File> {
+    let file = File::options().write(true).create(true).truncate(false).open(path);
+    file.with_context(|| format!("--fp-report {}", path.display()))
 }
 
 /// Lists what a run needs. A dry run compiles nothing.
