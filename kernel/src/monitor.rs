@@ -89,6 +89,13 @@ fn counters(tally: &Tally) -> FpCounters {
     }
 }
 
+/// Picks the CPU that holds values of a vCPU. One that it left may still have a copy, which counts for nothing once there are
+/// newer values elsewhere.
+fn holder(id: VcpuId, residents: impl Iterator<Item = (CpuId, Resident)>) -> Option<CpuId> {
+    let holders = residents.filter(|(_, resident)| resident.owner == id);
+    holders.min_by_key(|(_, resident)| resident.dirty.is_empty()).map(|(cpu, _)| cpu)
+}
+
 impl<A: Arch> Desk<A> {
     fn running(&self) -> impl Iterator<Item = Arc<Vm<A>>> {
         self.machine.tenants.iter().filter_map(|tenant| tenant.vm())
@@ -111,8 +118,8 @@ impl<A: Arch> Desk<A> {
 
     /// Which CPU's registers hold values of a vCPU.
     fn resident(&self, id: VcpuId) -> Option<CpuId> {
-        let holds = |cpu: &CpuShared<A>| cpu.status.residents().any(|resident| resident.owner == id);
-        self.machine.cpus.iter().position(holds).map(CpuId)
+        let cpus = self.machine.cpus.iter().enumerate();
+        holder(id, cpus.flat_map(|(n, cpu)| cpu.status.residents().map(move |resident| (CpuId(n), resident))))
     }
 
     /// The number of a vCPU by its name, `NAME/N`, whether it runs or not.
@@ -406,5 +413,22 @@ impl<A: Arch> Machine<A> {
             }
         }
         self.write_trace(out, 32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_was_left_behind_does_not_hide_where_the_values_are() {
+        let units = Units::from_bits_retain(1);
+        let of = |owner, dirty| Resident { owner: VcpuId(owner), valid: units, dirty };
+        let all = [of(7, Units::empty()), of(8, units), of(7, units), of(9, Units::empty())];
+        let all = || all.into_iter().enumerate().map(|(n, resident)| (CpuId(n), resident));
+        assert_eq!(
+            [7, 8, 9, 1].map(|id| holder(VcpuId(id), all()).map(|cpu| cpu.0)),
+            [Some(2), Some(1), Some(3), None]
+        );
     }
 }
