@@ -28,6 +28,8 @@ pub enum LaunchError {
         /// The allocator's reason.
         error: MemError,
     },
+    /// The heap is used up.
+    Heap,
     /// Its image, tree or address space could not be made; the architecture's message.
     Build(String),
 }
@@ -38,9 +40,26 @@ impl fmt::Display for LaunchError {
             Self::Memory { asked, left, .. } => {
                 write!(f, "memory: asked for {} KiB, {} KiB are left", asked >> 10, left >> 10)
             }
+            Self::Heap => f.write_str("heap: too little is left for its vCPUs and page tables"),
             Self::Build(message) => f.write_str(message),
         }
     }
+}
+
+/// What has to be left of the heap, in one piece, for a guest to start, in bytes. The FP images of eight vCPUs take 128 KiB
+/// at most, and page tables and the rest less; some has to be left for what is done while guests run.
+const ROOM_FOR_GUEST: usize = 256 << 10;
+/// The same for a snapshot to be kept, which takes 16 KiB at most.
+pub(crate) const ROOM_FOR_SNAPSHOT: usize = 64 << 10;
+
+/// Tells whether the heap has so many bytes in one piece. Where what is allocated depends on what was asked for, it is looked
+/// at before, since an allocation that fails is a panic.
+pub(crate) fn heap_has(bytes: usize) -> bool {
+    let mut room = Vec::<u8>::new();
+    let has = room.try_reserve_exact(bytes).is_ok();
+    // An allocation that nobody uses may be taken for one that succeeds.
+    core::hint::black_box(&room);
+    has
 }
 
 impl<A: Arch> Machine<A> {
@@ -82,6 +101,9 @@ impl<A: Arch> Local<A> {
     fn build(&mut self, id: VmId) -> Result<Arc<Vm<A>>, LaunchError> {
         let tenant = &self.machine.tenants[usize::from(id.0)];
         let domain = &tenant.domain;
+        if !heap_has(ROOM_FOR_GUEST) {
+            return Err(LaunchError::Heap);
+        }
         let ram = {
             let mut memory = self.machine.memory.lock();
             memory.allocate(domain.memory).map_err(|error| LaunchError::Memory {

@@ -15,6 +15,7 @@ use crate::addr::{CpuId, VcpuId, VmId};
 use crate::arch::Arch;
 use crate::console::{Console, PortId};
 use crate::fp::{FpContext, Policy, Resident, Snapshot, Tally, Units};
+use crate::launch::{ROOM_FOR_SNAPSHOT, heap_has};
 use crate::machine::{CpuShared, Dumping, FpOrder, HOUSEKEEPER, Machine, Message};
 use crate::mail::Phase;
 use crate::run::Local;
@@ -318,6 +319,9 @@ impl<A: Arch> Monitor for Desk<A> {
     fn keep_fp(&self, vcpu: &str, snapshot: Snapshot) -> Result<(), ActionError> {
         let id = self.find(vcpu)?;
         snapshot.check(&A::Fp::LAYOUT).map_err(ActionError::Snapshot)?;
+        if !heap_has(ROOM_FOR_SNAPSHOT) {
+            return Err(ActionError::NoRoom);
+        }
         self.machine.keep(id, snapshot);
         Ok(())
     }

@@ -7,9 +7,11 @@ use super::Local;
 use crate::addr::{CpuId, Gpa, Ticks};
 use crate::arch::{Arch, Cpu, Guest};
 use crate::exit::Kicks;
+use crate::launch::{ROOM_FOR_SNAPSHOT, heap_has};
 use crate::machine::{FpOrder, Message};
 use crate::mail::{Delivery, Kick, Mail, Phase, Ring};
 use crate::sched::{Occasion, Turn, Woken};
+use crate::shell::ActionError;
 use crate::trace::Kind;
 use crate::vcpu::{FpPlace, Vcpu};
 use crate::vm::Vm;
@@ -99,6 +101,10 @@ impl<A: Arch> Local<A> {
         let (id, name) = (vm.vcpu_id(index), &vm.identity.name);
         let file = self.cpu.fp();
         let done = match &order {
+            FpOrder::Take if !heap_has(ROOM_FOR_SNAPSHOT) => {
+                log::info!("fp {name}/{index}: no snapshot: {}", ActionError::NoRoom);
+                Some(())
+            }
             FpOrder::Take => self.fp.snapshot(file, id).map(|snapshot| {
                 let length = snapshot.bytes().len();
                 self.machine.keep(id, snapshot);

@@ -220,6 +220,8 @@ pub enum ActionError {
     NoSnapshot,
     /// One was taken, and it takes two.
     OneSnapshot,
+    /// The heap has no room for a snapshot.
+    NoRoom,
     /// It is a snapshot of state that no guest can have here.
     Snapshot(SnapshotError),
 }
@@ -237,6 +239,7 @@ impl fmt::Display for ActionError {
             Self::OneSnapshot => {
                 "there is one snapshot of it, and nothing to compare it with; fp snapshot takes another"
             }
+            Self::NoRoom => "there is too little left of the heap",
             Self::Busy => "an earlier request is still under way; try again",
         })
     }
