@@ -104,6 +104,12 @@ impl<A: Arch> Local<A> {
         if !heap_has(ROOM_FOR_GUEST) {
             return Err(LaunchError::Heap);
         }
+        if domain.device_tree.is_some() {
+            log::warn!(
+                "vm {}: a device tree of its own is not used; devices are not passed through",
+                domain.name
+            );
+        }
         let ram = {
             let mut memory = self.machine.memory.lock();
             memory.allocate(domain.memory).map_err(|error| LaunchError::Memory {

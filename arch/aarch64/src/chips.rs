@@ -159,15 +159,6 @@ impl GuestChips {
     }
 }
 
-/// Builds a guest's stage 2.
-fn map(ram: &GuestRam<Identity>, facts: &Facts) -> Result<Space<Stage2, HeapTables<Identity>>, String> {
-    let format = Stage2 { caching: facts.caching };
-    let describe = |error| alloc::format!("its address space could not be made: {error:?}");
-    let mut space = Space::new(format, HeapTables::default()).map_err(describe)?;
-    ram.map(&mut space).map_err(describe)?;
-    Ok(space)
-}
-
 /// Puts kernel, RAM disk and device tree into a guest's memory.
 fn furnish(plan: &Plan<'_>, ram: &GuestRam<Identity>) -> Result<Start, String> {
     let domain = plan.domain;
@@ -210,12 +201,6 @@ impl Chips<Aarch64> for GuestChips {
     fn build(plan: &Plan<'_>) -> Result<(Arc<Self>, Start), String> {
         let facts = facts();
         let domain = plan.domain;
-        if domain.device_tree.is_some() {
-            log::warn!(
-                "vm {}: a device tree of its own is not used; devices are not passed through",
-                domain.name
-            );
-        }
         if let Some(value) = domain.fp_units {
             let wanted = Wanted::Text("no such property on AArch64");
             return Err(domain.node.complain("fermata,fp-units", Found::Value(value), wanted).to_string());
@@ -226,7 +211,7 @@ impl Chips<Aarch64> for GuestChips {
         // all memory.
         let ram = unsafe { GuestRam::new(plan.ram, core::slice::from_ref(&window)) };
         let ram = ram.ok_or("memory: more than a guest's addresses have room for")?;
-        let space = map(&ram, facts)?;
+        let space = ram.space(Stage2 { caching: facts.caching })?;
         let entry = furnish(plan, &ram)?;
         let config = Config {
             vcpus: domain.cpus as usize,

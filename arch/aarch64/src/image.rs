@@ -2,8 +2,9 @@
 
 use core::fmt;
 
-/// How much of a file has to be looked at, in bytes.
-pub const HEADER_SIZE: usize = 64;
+pub use arch_common::image::HEADER_SIZE;
+use arch_common::image::{Compression, Header};
+
 /// What is at byte 56: "ARM" and 0x64, little-endian.
 const MAGIC: u32 = 0x644d_5241;
 /// Where an image goes that does not say how large it is: kernels before Linux 3.17.
@@ -37,23 +38,11 @@ pub enum ImageError {
     BigEndian,
 }
 
-/// How an image is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// With gzip.
-    Gzip,
-    /// As an EFI program that unpacks itself.
-    EfiZboot,
-}
-
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Short { found } => write!(f, "found {found} bytes, expected an arm64 Image"),
-            Self::Compressed(Compression::Gzip) => f.write_str("found a gzip file, expected an arm64 Image"),
-            Self::Compressed(Compression::EfiZboot) => {
-                f.write_str("found a compressed EFI program (zboot), expected an arm64 Image")
-            }
+            Self::Compressed(how) => write!(f, "found {how}, expected an arm64 Image"),
             Self::Magic { found } => {
                 write!(f, "no arm64 Image: magic at byte 56: found {found:#x}, expected {MAGIC:#x}")
             }
@@ -66,17 +55,12 @@ impl Image {
     /// Reads the header of a file of `size` bytes, of which `start` has the first [`HEADER_SIZE`].
     pub fn parse(start: &[u8], size: u64) -> Result<Self, ImageError> {
         let short = ImageError::Short { found: size };
-        let header = start.get(..HEADER_SIZE).filter(|_| size >= HEADER_SIZE as u64).ok_or(short)?;
-        if header.starts_with(&[0x1f, 0x8b]) {
-            return Err(ImageError::Compressed(Compression::Gzip));
+        let header = Header::of(start).filter(|_| size >= HEADER_SIZE as u64).ok_or(short)?;
+        if let Some(how) = header.compression() {
+            return Err(ImageError::Compressed(how));
         }
-        if &header[4..8] == b"zimg" {
-            return Err(ImageError::Compressed(Compression::EfiZboot));
-        }
-        let word =
-            |at: usize| header[at..].iter().take(4).rev().fold(0, |word, byte| word << 8 | u32::from(*byte));
-        let long = |at: usize| u64::from(word(at + 4)) << 32 | u64::from(word(at));
-        let (text_offset, image_size, flags, magic) = (long(8), long(16), long(24), word(56));
+        let (text_offset, image_size, flags, magic) =
+            (header.long(8), header.long(16), header.long(24), header.word(56));
         if magic != MAGIC {
             return Err(ImageError::Magic { found: magic });
         }

@@ -4,6 +4,7 @@
 //! where it is read.
 
 use alloc::alloc::{alloc_zeroed, dealloc};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::alloc::Layout;
 use core::fmt;
@@ -91,14 +92,18 @@ impl<R: Reach> GuestRam<R> {
         Some(Self { pieces, reach: PhantomData })
     }
 
-    /// Maps all of it into the guest's address space.
+    /// Makes the guest's address space, with all of it and nothing else.
     ///
     /// # Errors
-    /// As [`Space::map`].
-    pub fn map<F: Format, T: Tables>(&self, space: &mut Space<F, T>) -> Result<(), MapError> {
-        self.pieces.iter().try_for_each(|piece| {
-            space.map(Gpa(piece.start), piece.region.base(), piece.region.size(), Rights::Memory)
-        })
+    /// It could not be made, in words.
+    pub fn space<F: Format>(&self, format: F) -> Result<Space<F, HeapTables<R>>, String> {
+        let describe = |error: MapError| alloc::format!("its address space could not be made: {error:?}");
+        let mut space = Space::new(format, HeapTables::default()).map_err(describe)?;
+        for piece in &self.pieces {
+            let Piece { start, region } = piece;
+            space.map(Gpa(*start), region.base(), region.size(), Rights::Memory).map_err(describe)?;
+        }
+        Ok(space)
     }
 
     /// Zeroes all of it. The guest does not run yet.

@@ -125,14 +125,6 @@ impl GuestChips {
     }
 }
 
-/// Builds a guest's stage 2.
-fn map(ram: &GuestRam<Window>, facts: &Facts) -> Result<Space<Stage2, HeapTables<Window>>, String> {
-    let describe = |error| alloc::format!("its address space could not be made: {error:?}");
-    let mut space = Space::new(Stage2::new(facts.null), HeapTables::default()).map_err(describe)?;
-    ram.map(&mut space).map_err(describe)?;
-    Ok(space)
-}
-
 /// The FP units that the guest is to have: those it asks for, or all there are.
 fn asked_for(plan: &Plan<'_>, facts: &Facts) -> Result<Units, String> {
     let node = plan.domain.node;
@@ -175,18 +167,12 @@ impl Chips<Loongarch64> for GuestChips {
     fn build(plan: &Plan<'_>) -> Result<(Arc<Self>, Start), String> {
         let facts = facts();
         let domain = plan.domain;
-        if domain.device_tree.is_some() {
-            log::warn!(
-                "vm {}: a device tree of its own is not used; devices are not passed through",
-                domain.name
-            );
-        }
         let units = asked_for(plan, facts)?;
         // SAFETY: the core took this memory from the free memory of the machine for this guest alone, and the window
         // reaches all memory.
         let ram = unsafe { GuestRam::new(plan.ram, &layout::RAM) };
         let ram = ram.ok_or("memory: more than a guest's addresses have room for")?;
-        let space = map(&ram, facts)?;
+        let space = ram.space(Stage2::new(facts.null))?;
         let start = fill(plan, &ram, facts)?;
         let [_, command_line, _] = Furniture::ARGUMENTS;
         let model = Model {

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
+use arch_common::image::{Compression, Header};
 use kernel::addr::Gpa;
 use object::LittleEndian;
 use object::elf::{
@@ -14,8 +15,6 @@ use object::elf::{
 };
 use object::read::elf::{FileHeader, ProgramHeader};
 
-/// How much of a file an image's header takes, in bytes.
-const HEADER_SIZE: usize = 64;
 /// Where the magic number is, and what it is.
 const MAGIC_AT: usize = 0x38;
 const MAGIC: u32 = 0x8182_23cd;
@@ -138,15 +137,6 @@ pub enum ImageError {
     },
 }
 
-/// How an image is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// With gzip.
-    Gzip,
-    /// As an EFI program that unpacks itself.
-    EfiZboot,
-}
-
 /// What is expected, in messages.
 const EXPECTED: &str = "expected a LoongArch Image or ELF file";
 
@@ -154,10 +144,7 @@ impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Short { found } => write!(f, "found {found} bytes, {EXPECTED}"),
-            Self::Compressed(Compression::Gzip) => write!(f, "found a gzip file, {EXPECTED}"),
-            Self::Compressed(Compression::EfiZboot) => {
-                write!(f, "found a compressed EFI program (zboot), {EXPECTED}")
-            }
+            Self::Compressed(how) => write!(f, "found {how}, {EXPECTED}"),
             Self::Magic { found } => {
                 write!(f, "no ELF file, and magic at byte 56: found {found:#x}, expected {MAGIC:#x}")
             }
@@ -188,22 +175,16 @@ impl fmt::Display for ImageError {
 
 /// Reads a raw image, which is one part.
 fn raw(file: &[u8]) -> Result<Image, ImageError> {
-    let short = ImageError::Short { found: file.len() };
-    let header: &[u8; HEADER_SIZE] = file.first_chunk().ok_or(short)?;
-    if header.starts_with(&[0x1f, 0x8b]) {
-        return Err(ImageError::Compressed(Compression::Gzip));
+    let header = Header::of(file).ok_or(ImageError::Short { found: file.len() })?;
+    if let Some(how) = header.compression() {
+        return Err(ImageError::Compressed(how));
     }
-    if &header[4..8] == b"zimg" {
-        return Err(ImageError::Compressed(Compression::EfiZboot));
-    }
-    let word =
-        |at: usize| header[at..].iter().take(4).rev().fold(0, |word, byte| word << 8 | u32::from(*byte));
-    let long = |at: usize| u64::from(word(at + 4)) << 32 | u64::from(word(at));
     // "MZ" is what starts an EFI program; the magic number alone is in no other file at that place.
-    if !header.starts_with(b"MZ") || word(MAGIC_AT) != MAGIC {
-        return Err(ImageError::Magic { found: word(MAGIC_AT) });
+    let magic = header.word(MAGIC_AT);
+    if !header.bytes().starts_with(b"MZ") || magic != MAGIC {
+        return Err(ImageError::Magic { found: magic });
     }
-    let (entry, size, at) = (long(8), long(0x10), long(0x18));
+    let (entry, size, at) = (header.long(8), header.long(0x10), header.long(0x18));
     let length = file.len() as u64;
     let part = part(at, 0, length, size.max(length), file.len())?;
     Ok(Image { parts: Vec::from([part]), entry: Gpa(entry & PHYSICAL) })
