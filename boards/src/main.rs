@@ -13,6 +13,7 @@ mod image {
     use arch_loongarch64::start;
     use buddy_system_allocator::Heap;
     use kernel::console::Console;
+    use kernel::launch::Room;
     use kernel::start::Image;
     use spin::Mutex;
 
@@ -43,6 +44,17 @@ mod image {
         }
     }
 
+    /// Whether the heap has room: takes it, and gives it back.
+    fn heap_has(Room { blocks, bytes }: Room) -> bool {
+        let Some(blocks) = blocks.checked_sub(1) else { return true };
+        let Ok(layout) = Layout::from_size_align(bytes, 1) else { return false };
+        let Ok(block) = HEAP.0.lock().alloc(layout) else { return false };
+        let has = heap_has(Room { blocks, bytes });
+        // SAFETY: the block was allocated above with this layout, and nobody knows of it.
+        unsafe { HEAP.0.lock().dealloc(block, layout) };
+        has
+    }
+
     unsafe extern "C" {
         static __image_start: u8;
         static __text_end: u8;
@@ -68,8 +80,13 @@ mod image {
             log::set_max_level(log::LevelFilter::Info);
         }
         let at = |address| start::physical(address).0;
-        let image =
-            Image { start: at(start), text_end: at(text_end), rodata_end: at(rodata_end), end: at(end) };
+        let image = Image {
+            start: at(start),
+            text_end: at(text_end),
+            rodata_end: at(rodata_end),
+            end: at(end),
+            heap: heap_has,
+        };
         start::boot_cpu([a0, a1, a2], image, &CONSOLE)
     }
 

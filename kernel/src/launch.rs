@@ -8,6 +8,7 @@ use core::fmt;
 
 use crate::addr::{CpuId, VmId};
 use crate::arch::{Arch, Chips, Cpu, Guest, Plan};
+use crate::domain::Domain;
 use crate::fp::FpSlot;
 use crate::machine::{Machine, Message};
 use crate::mem::{MemError, Region};
@@ -15,6 +16,53 @@ use crate::run::Local;
 use crate::sched::CpuSet;
 use crate::vcpu::Vcpu;
 use crate::vm::{Identity, Vm};
+
+/// What a guest was counted to take of the heap, in bytes, with a little more.
+const COUNTED_BYTES: usize = 192 << 10;
+
+/// Room that the heap may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// So many blocks.
+    pub blocks: usize,
+    /// Of so many bytes each.
+    pub bytes: usize,
+}
+
+impl Room {
+    /// Enough for a guest, beside the page tables of much memory: what one takes was counted to be at most 168 KiB, of which
+    /// eight FP images of SVE with 2048 bits take 128, and the largest request 9 KiB.
+    ///
+    /// A buddy heap takes the smallest block that is large enough and leaves of it blocks of different sizes. So a request
+    /// that is larger than each of these is larger than all of them, and as long as no request is larger than a block, all
+    /// are granted until the last block is used up.
+    pub const GUEST: Self = Self { blocks: 16, bytes: 16 << 10 };
+
+    /// Enough for a snapshot of at most 9,600 bytes and the list of those that are kept, and for a guest.
+    pub const SNAPSHOT: Self = Self { blocks: Self::GUEST.blocks + 4, ..Self::GUEST };
+
+    /// Enough for `domain`.
+    fn of(domain: &Domain<'_>) -> Self {
+        // Page tables take 4 KiB for each GiB, and here as much again: memory need not start at a multiple of one.
+        let tables = (domain.memory >> 17) as usize;
+        Self { bytes: Self::GUEST.bytes.max((COUNTED_BYTES + tables) / Self::GUEST.blocks), ..Self::GUEST }
+    }
+}
+
+impl fmt::Display for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {} KiB", self.blocks, self.bytes >> 10)
+    }
+}
+
+/// Why a guest is launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Somebody wants it to run. As much of the heap has to be left for one that starts anew.
+    Wanted,
+    /// It ran, and starts anew.
+    Anew,
+}
 
 /// Why a guest was not started.
 #[derive(Debug)]
@@ -28,8 +76,8 @@ pub enum LaunchError {
         /// The allocator's reason.
         error: MemError,
     },
-    /// The heap is used up.
-    Heap,
+    /// The heap does not have this.
+    Heap(Room),
     /// Its image, tree or address space could not be made; the architecture's message.
     Build(String),
 }
@@ -40,26 +88,10 @@ impl fmt::Display for LaunchError {
             Self::Memory { asked, left, .. } => {
                 write!(f, "memory: asked for {} KiB, {} KiB are left", asked >> 10, left >> 10)
             }
-            Self::Heap => f.write_str("heap: too little is left for its vCPUs and page tables"),
+            Self::Heap(room) => write!(f, "heap: asked for {room}, which it does not have"),
             Self::Build(message) => f.write_str(message),
         }
     }
-}
-
-/// What has to be left of the heap, in one piece, for a guest to start, in bytes. The FP images of eight vCPUs take 128 KiB
-/// at most, and page tables and the rest less; some has to be left for what is done while guests run.
-const ROOM_FOR_GUEST: usize = 256 << 10;
-/// The same for a snapshot to be kept, which takes 16 KiB at most.
-pub(crate) const ROOM_FOR_SNAPSHOT: usize = 64 << 10;
-
-/// Tells whether the heap has so many bytes in one piece. Where what is allocated depends on what was asked for, it is looked
-/// at before, since an allocation that fails is a panic.
-pub(crate) fn heap_has(bytes: usize) -> bool {
-    let mut room = Vec::<u8>::new();
-    let has = room.try_reserve_exact(bytes).is_ok();
-    // An allocation that nobody uses may be taken for one that succeeds.
-    core::hint::black_box(&room);
-    has
 }
 
 impl<A: Arch> Machine<A> {
@@ -74,14 +106,14 @@ impl<A: Arch> Machine<A> {
 
 impl<A: Arch> Local<A> {
     /// Starts a guest that does not run, and says so or why not.
-    pub fn launch(&mut self, id: VmId) {
+    pub fn launch(&mut self, id: VmId, cause: Cause) {
         let Some(tenant) = self.machine.tenants.get(usize::from(id.0)) else { return };
         if tenant.vm().is_some() {
             return;
         }
         let name = tenant.domain.name;
         let from = self.cpu.now().0;
-        let built = self.build(id);
+        let built = self.build(id, cause);
         tenant.note_built(from, self.cpu.now().0);
         match built {
             Ok(vm) => {
@@ -98,12 +130,9 @@ impl<A: Arch> Local<A> {
         self.housekeep();
     }
 
-    fn build(&mut self, id: VmId) -> Result<Arc<Vm<A>>, LaunchError> {
+    fn build(&mut self, id: VmId, cause: Cause) -> Result<Arc<Vm<A>>, LaunchError> {
         let tenant = &self.machine.tenants[usize::from(id.0)];
         let domain = &tenant.domain;
-        if !heap_has(ROOM_FOR_GUEST) {
-            return Err(LaunchError::Heap);
-        }
         if domain.device_tree.is_some() {
             log::warn!(
                 "vm {}: a device tree of its own is not used; devices are not passed through",
@@ -118,6 +147,14 @@ impl<A: Arch> Local<A> {
                 error,
             })?
         };
+        let mut room = Room::of(domain);
+        if cause == Cause::Wanted {
+            room.blocks += Room::GUEST.blocks;
+        }
+        if !self.machine.make_room(room) {
+            self.give_back(&ram);
+            return Err(LaunchError::Heap(room));
+        }
         let plan = Plan { vm: id, domain, ram: &ram, now: self.cpu.now() };
         let (chips, start) = match A::Chips::build(&plan) {
             Ok(built) => built,

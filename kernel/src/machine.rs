@@ -1,8 +1,8 @@
 //! What all CPUs share.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::{Mutex, Once};
@@ -12,6 +12,7 @@ use crate::arch::Arch;
 use crate::console::Console;
 use crate::domain::Domain;
 use crate::fp::{AuditSwitch, Ledger, MAX_GROUPS, Policy, PolicyCell, Resident, Snapshot};
+use crate::launch::Room;
 use crate::mail::Mailbox;
 use crate::mem::Memory;
 use crate::sched::Pool;
@@ -51,8 +52,8 @@ pub enum FpOrder {
     PutBack(Arc<Snapshot>),
 }
 
-/// The snapshots of a vCPU that are kept: the newest, and the one before it.
-pub type Shelf = BTreeMap<VcpuId, [Option<Arc<Snapshot>>; 2]>;
+/// The snapshots that are kept, the oldest first; of each vCPU two at most.
+pub type Shelf = Vec<(VcpuId, Arc<Snapshot>)>;
 
 /// What other CPUs see of one CPU.
 pub struct CpuShared<A: Arch> {
@@ -209,6 +210,8 @@ pub struct Machine<A: Arch> {
     pub tenants: Box<[Tenant<A>]>,
     /// Memory that no guest has.
     pub memory: Mutex<Memory>,
+    /// Whether the heap has room.
+    pub heap: fn(Room) -> bool,
     /// The auditor.
     pub audit: Arc<AuditSwitch>,
     /// The monitor's prompt.
@@ -227,8 +230,30 @@ impl<A: Arch> Machine<A> {
     /// Keeps a snapshot as the newest of a vCPU.
     pub fn keep(&self, id: VcpuId, snapshot: Snapshot) {
         let mut shelf = self.shelf.lock();
-        let kept = shelf.entry(id).or_default();
-        *kept = [Some(Arc::new(snapshot)), kept[0].take()];
+        let mut before = (0..shelf.len()).rev().filter(|n| shelf[*n].0 == id);
+        if let Some(old) = before.nth(1) {
+            shelf.remove(old);
+        }
+        shelf.push((id, Arc::new(snapshot)));
+    }
+
+    /// The snapshots of a vCPU that are kept, the newest first.
+    pub fn kept(&self, id: VcpuId) -> [Option<Arc<Snapshot>>; 2] {
+        let shelf = self.shelf.lock();
+        let mut kept = shelf.iter().rev().filter(|(owner, _)| *owner == id).map(|(_, kept)| Arc::clone(kept));
+        [kept.next(), kept.next()]
+    }
+
+    /// Whether the heap has room, for which the oldest snapshots are forgotten if need be.
+    pub fn make_room(&self, room: Room) -> bool {
+        let mut shelf = self.shelf.lock();
+        while !(self.heap)(room) {
+            if shelf.is_empty() {
+                return false;
+            }
+            shelf.remove(0);
+        }
+        true
     }
 
     /// Whether every guest has ended for good.

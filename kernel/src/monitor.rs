@@ -15,7 +15,7 @@ use crate::addr::{CpuId, VcpuId, VmId};
 use crate::arch::Arch;
 use crate::console::{Console, PortId};
 use crate::fp::{FpContext, Policy, Resident, Snapshot, Tally, Units};
-use crate::launch::{ROOM_FOR_SNAPSHOT, heap_has};
+use crate::launch::Room;
 use crate::machine::{CpuShared, Dumping, FpOrder, HOUSEKEEPER, Machine, Message};
 use crate::mail::Phase;
 use crate::run::Local;
@@ -141,7 +141,8 @@ impl<A: Arch> Desk<A> {
 
     /// The newest snapshot of a vCPU.
     fn newest(&self, id: VcpuId) -> Option<Arc<Snapshot>> {
-        self.machine.shelf.lock().get(&id).and_then(|kept| kept[0].clone())
+        let [newest, _] = self.machine.kept(id);
+        newest
     }
 
     fn note(&self, request: Request) {
@@ -319,7 +320,7 @@ impl<A: Arch> Monitor for Desk<A> {
     fn keep_fp(&self, vcpu: &str, snapshot: Snapshot) -> Result<(), ActionError> {
         let id = self.find(vcpu)?;
         snapshot.check(&A::Fp::LAYOUT).map_err(ActionError::Snapshot)?;
-        if !heap_has(ROOM_FOR_SNAPSHOT) {
+        if !self.machine.make_room(Room::SNAPSHOT) {
             return Err(ActionError::NoRoom);
         }
         self.machine.keep(id, snapshot);
@@ -327,7 +328,7 @@ impl<A: Arch> Monitor for Desk<A> {
     }
 
     fn fp_snapshots(&self, vcpu: &str) -> [Option<Vec<(String, String)>>; 2] {
-        let kept = self.numbered(vcpu).and_then(|id| self.machine.shelf.lock().get(&id).cloned());
+        let kept = self.numbered(vcpu).map(|id| self.machine.kept(id));
         kept.unwrap_or_default().map(|kept| Some(kept?.named(&A::Fp::LAYOUT)))
     }
 

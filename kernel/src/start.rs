@@ -12,6 +12,7 @@ use crate::console::{Console, Mode};
 use crate::domain::{self, Limits};
 use crate::fdt::{Node, Tree};
 use crate::fp::{AuditSwitch, Policy};
+use crate::launch::{Cause, Room};
 use crate::machine::{CpuShared, Dumping, Machine, Tenant};
 use crate::mem::{Memory, Region, Regions};
 use crate::platform::{self, Reservation};
@@ -23,7 +24,7 @@ use crate::trace::RECORDS;
 /// Why the machine cannot start: what the console shows.
 pub type Failure = String;
 
-/// Where the image is in physical memory.
+/// The image: where it is in physical memory, and its heap.
 #[derive(Clone, Copy, Debug)]
 pub struct Image {
     /// First byte.
@@ -34,6 +35,8 @@ pub struct Image {
     pub rodata_end: u64,
     /// End of everything, heap included.
     pub end: u64,
+    /// Whether the heap has room.
+    pub heap: fn(Room) -> bool,
 }
 
 impl Image {
@@ -197,7 +200,7 @@ pub struct Parts<A: Arch> {
 
 impl<A: Arch> Parts<A> {
     /// Puts the machine together.
-    pub fn assemble(self, source: &Source) -> Machine<A> {
+    pub fn assemble(self, source: &Source, image: Image) -> Machine<A> {
         let room = trace_room(&source.tree);
         let vcpus = self.tenants.iter().map(|tenant| tenant.domain.cpus as usize).sum();
         let guests = self.tenants.len();
@@ -210,6 +213,7 @@ impl<A: Arch> Parts<A> {
             pool: Pool::new(self.cpus),
             tenants: self.tenants.into(),
             memory: Mutex::new(self.memory),
+            heap: image.heap,
             audit: Arc::new(AuditSwitch::default()),
             shell: Shell::new(),
             hz: self.hz,
@@ -234,7 +238,7 @@ pub fn run_guests<A: Arch>(mut local: Local<A>) -> Result<core::convert::Infalli
     }
     machine.shell.start(machine.console);
     for n in 0..guests {
-        local.launch(VmId(n as u16));
+        local.launch(VmId(n as u16), Cause::Wanted);
     }
     local.run()
 }

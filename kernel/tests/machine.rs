@@ -6,8 +6,10 @@
 mod rig;
 mod support;
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use arch_fake::fp::{self, EXTRA, Limit, Narrow, SCALAR, VECTOR};
-use arch_fake::script::{Op, Timer, Way};
+use arch_fake::script::{Op, RESETS, Timer, Way};
 use arch_fake::world::Outcome;
 use kernel::fp::Policy;
 use proptest::prelude::*;
@@ -143,7 +145,7 @@ fn case(guest: impl Strategy<Value = Guest> + Clone, changes: bool) -> impl Stra
                 typed,
                 seed,
                 byte_time,
-                time: 50_000,
+                ..Case::new(cpus, guests.clone())
             })
         },
     )
@@ -209,4 +211,51 @@ fn lines_are_shown_while_the_first_cpu_is_in_a_guest_that_never_stops() {
             assert!(shown.contains(&format!("fermata: {line}\r\n")), "{shown}");
         });
     }
+}
+
+/// No block of the heap is so large as the page tables of 32 GiB may need beside the rest.
+#[test]
+fn a_guest_for_which_the_heap_is_too_small_is_named_and_the_others_run() {
+    let small: &[Op] = &[Op::Compute(3000), Op::Reset];
+    let guests = vec![Guest::new(&[small]), Guest { granules: 1 << 14, ..Guest::new(&[small]) }];
+    let run = run(&Case { heap: |_| 9, ..Case::new(2, guests) });
+    assert_eq!(run.errors, ["vm beryl not started: heap: asked for 32 x 28 KiB, which it does not have"]);
+    assert_eq!(run.outcome, Outcome::Halted);
+    assert_eq!([0, 1].map(|vm| run.lives(vm, |lives| lives.len())), [1 + RESETS, 0]);
+}
+
+/// For some time the heap has room for one guest, and then none would be left for who wants to start anew.
+#[test]
+fn who_ran_starts_anew_when_the_heap_has_no_room_for_anybody_else() {
+    let resets: &[Op] = &[Op::Compute(3000), Op::Reset];
+    let guests = vec![Guest::new(&[resets]), Guest::new(&[&[Op::Spin]]), Guest::new(&[&[Op::Spin]])];
+    let typed =
+        [(5000, "vm stop @1"), (10_000, "vm start @1"), (20_000, "vm restart @2"), (70_000, "vm start @1")];
+    let typed = typed.map(|(at, line)| (at, Command::Say(line.into()))).into();
+    let heap = |now| if (5000..60_000).contains(&now) { 1 } else { 2 };
+    let run = run(&Case { typed, heap, ..Case::new(2, guests) });
+    assert_eq!(run.errors, ["vm beryl not started: heap: asked for 32 x 16 KiB, which it does not have"]);
+    assert_eq!([0, 1, 2].map(|vm| run.lives(vm, |lives| lives.len())), [1 + RESETS, 2, 2]);
+}
+
+#[test]
+fn the_oldest_snapshots_are_forgotten_when_the_heap_is_nearly_full() {
+    let guests = vec![Guest::new(&[&[Op::Spin]]), Guest::new(&[&[Op::Spin]])];
+    let typed: Vec<_> = (0..8)
+        .map(|n| (5000 + 5000 * n, Command::Say(format!("fp snapshot @{}/0", n % 2))))
+        .chain([(60_000, Command::Say("fp snapshot @0/0".into()))])
+        .collect();
+    let kept = |heap| {
+        let run = run(&Case { typed: typed.clone(), time: 10_000, heap, ..Case::new(2, guests.clone()) });
+        run.check().unwrap();
+        let shelf = run.machine.shelf.lock();
+        let owners = shelf.iter().map(|(id, _)| id.0 >> 8).collect::<Vec<_>>();
+        (owners, run.output(0).contains("no snapshot: there is too little left of the heap"))
+    };
+    assert_eq!(kept(|_| 100), (vec![1, 0, 1, 0], false));
+    // Two of them take the room that the last one needs.
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let two = |now| if now < 50_000 || ASKED.fetch_add(1, Ordering::Relaxed) >= 2 { 2 } else { 1 };
+    assert_eq!(kept(two), (vec![0, 1, 0], false));
+    assert_eq!(kept(|now| if now < 50_000 { 2 } else { 1 }), (vec![], true));
 }

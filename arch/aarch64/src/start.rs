@@ -204,7 +204,7 @@ fn start_machine(
         hz: CNTFRQ_EL0.get(),
         now,
     };
-    let machine = MACHINE.call_once(|| parts.assemble(source));
+    let machine = MACHINE.call_once(|| parts.assemble(source, image));
     start::run_guests(enter_loop(CpuId(0), cpu, machine))
 }
 

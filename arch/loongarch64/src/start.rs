@@ -270,7 +270,7 @@ fn start_machine(
     });
     start::open_consoles(source, image, console, &memory, &tenants, cpus.len())?;
     let parts = Parts { console, console_line, cpus: cpus.len(), tenants, memory, hz, now };
-    let machine = MACHINE.call_once(|| parts.assemble(source));
+    let machine = MACHINE.call_once(|| parts.assemble(source, image));
     start::run_guests(enter_loop(CpuId(0), cpu, machine))
 }
 

@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 use super::Local;
 use crate::addr::{CpuId, Ticks, VmId};
 use crate::arch::{Arch, Chips, Cpu};
+use crate::launch::Cause;
 use crate::machine::{HOUSEKEEPER, Message};
 use crate::sched::Turn;
 use crate::trace::Kind;
@@ -58,7 +59,7 @@ impl<A: Arch> Local<A> {
     }
 
     /// The last vCPU of `vm` ended: its memory is free, and it starts anew or not.
-    pub(super) fn bury(&mut self, vm: &Arc<Vm<A>>) {
+    pub(super) fn bury(&mut self, vm: Arc<Vm<A>>) {
         vm.chips.retire(&mut self.cpu);
         for region in &vm.identity.ram {
             if let Err(error) = self.machine.memory.lock().release(*region) {
@@ -70,9 +71,10 @@ impl<A: Arch> Local<A> {
         log::info!("vm {} {end}", vm.identity.name);
         let tenant = &self.machine.tenants[usize::from(id.0)];
         tenant.over(end);
+        drop(vm);
         match end {
             End::Reset => self.relaunch(id),
-            End::Restarted => self.launch(id),
+            End::Restarted => self.launch(id, Cause::Anew),
             _ if self.machine.is_done() => self.halt(),
             _ => {}
         }
@@ -86,7 +88,7 @@ impl<A: Arch> Local<A> {
         let (built, took) = tenant.built();
         let earliest = built.saturating_add(took.saturating_mul(RELAUNCH_SPACING));
         if now >= earliest {
-            return self.launch(id);
+            return self.launch(id, Cause::Anew);
         }
         self.relaunches.push((earliest, id));
         self.alarm_due = true;
@@ -96,7 +98,7 @@ impl<A: Arch> Local<A> {
     pub(super) fn relaunch_due(&mut self, now: u64) {
         while let Some(at) = self.relaunches.iter().position(|(when, _)| *when <= now) {
             let (_, id) = self.relaunches.swap_remove(at);
-            self.launch(id);
+            self.launch(id, Cause::Anew);
         }
     }
 

@@ -7,7 +7,7 @@ use super::Local;
 use crate::addr::{CpuId, Gpa, Ticks};
 use crate::arch::{Arch, Cpu, Guest};
 use crate::exit::Kicks;
-use crate::launch::{ROOM_FOR_SNAPSHOT, heap_has};
+use crate::launch::{Cause, Room};
 use crate::machine::{FpOrder, Message};
 use crate::mail::{Delivery, Kick, Mail, Phase, Ring};
 use crate::sched::{Occasion, Turn, Woken};
@@ -88,8 +88,8 @@ impl<A: Arch> Local<A> {
                 Mail::Item(Message::Wake(vm, index)) => self.deliver(&vm, index),
                 Mail::Item(Message::Start(vm, index, pc, arg)) => self.start(&vm, index, pc, arg),
                 Mail::Item(Message::Sweep(vm)) => self.sweep(&vm),
-                Mail::Item(Message::Bury(vm)) => self.bury(&vm),
-                Mail::Item(Message::Launch(tenant)) => self.launch(tenant),
+                Mail::Item(Message::Bury(vm)) => self.bury(vm),
+                Mail::Item(Message::Launch(tenant)) => self.launch(tenant, Cause::Wanted),
                 Mail::Item(Message::Fp(vm, index, order, hops)) => self.obey(&vm, index, order, hops),
             }
         }
@@ -101,7 +101,7 @@ impl<A: Arch> Local<A> {
         let (id, name) = (vm.vcpu_id(index), &vm.identity.name);
         let file = self.cpu.fp();
         let done = match &order {
-            FpOrder::Take if !heap_has(ROOM_FOR_SNAPSHOT) => {
+            FpOrder::Take if !self.machine.make_room(Room::SNAPSHOT) => {
                 log::info!("fp {name}/{index}: no snapshot: {}", ActionError::NoRoom);
                 Some(())
             }

@@ -17,6 +17,7 @@ use kernel::console::{Console, FRAME, Mode};
 use kernel::domain::{self, Domain, Limits};
 use kernel::fdt::Tree;
 use kernel::fp::{AuditSwitch, FpUnit, Policy, Tally};
+use kernel::launch::{Cause, Room};
 use kernel::machine::{CpuShared, Dumping, HOUSEKEEPER, Machine, Tenant};
 use kernel::mem::{GRANULE, Memory, Region, Regions};
 use kernel::run::Local;
@@ -27,7 +28,7 @@ use kernel::vm::{End, Vm};
 use crate::support;
 
 /// All the memory there is for guests.
-const MEMORY: u64 = 64 << 20;
+const MEMORY: u64 = 64 << 30;
 /// What may be lost of what a guest sent when it ends: its UART's FIFO.
 const FIFO: usize = 32;
 /// Their names, in order.
@@ -94,12 +95,14 @@ pub(crate) struct Case {
     pub(crate) byte_time: u64,
     /// How long the run is at most, beyond what everybody's patience needs.
     pub(crate) time: u64,
+    /// For how many guests with little memory the heap has room at some time.
+    pub(crate) heap: fn(u64) -> usize,
 }
 
 impl Case {
     /// A machine with guests and nobody at the console.
     pub(crate) fn new(cpus: usize, guests: Vec<Guest>) -> Self {
-        Self { cpus, guests, typed: Vec::new(), seed: 1, byte_time: 1, time: 50_000 }
+        Self { cpus, guests, typed: Vec::new(), seed: 1, byte_time: 1, time: 50_000, heap: |_| 100 }
     }
 
     fn affinity(&self, guest: &Guest) -> u64 {
@@ -154,12 +157,13 @@ pub(crate) struct Run {
     pub(crate) machine: &'static Machine<Fake>,
     pub(crate) outcome: Outcome,
     /// What was logged as an error.
-    errors: Vec<String>,
+    pub(crate) errors: Vec<String>,
     case: Case,
 }
 
 thread_local! {
     static CONSOLE: Cell<Option<&'static Console>> = const { Cell::new(None) };
+    static HEAP: Cell<fn(u64) -> usize> = const { Cell::new(|_| 100) };
     static ERRORS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -227,6 +231,10 @@ fn build(case: &Case, world: &Arc<World>) -> &'static Machine<Fake> {
         tenants: case.guests.iter().enumerate().map(tenant).collect(),
         memory: spin::Mutex::new(Memory::new([region(0x8000_0000, MEMORY)].into_iter().collect())),
         audit: Arc::new(AuditSwitch::on()),
+        heap: |room| {
+            let guests = HEAP.get()(now_here().0);
+            room.bytes <= Room::GUEST.bytes && room.blocks <= guests * Room::GUEST.blocks
+        },
         shell: kernel::shell::Shell::new(),
         dumping: Dumping::OnDemand,
         shelf: spin::Mutex::default(),
@@ -249,6 +257,7 @@ pub(crate) fn run(case: &Case) -> Run {
         move || {
             settle_in(world);
             CONSOLE.set(Some(machine.console));
+            HEAP.set(case.heap);
             world.run_cpu(n, || start(world, machine, n));
             ERRORS.take()
         }
@@ -267,7 +276,7 @@ fn start(world: &Arc<World>, machine: &'static Machine<Fake>, n: usize) {
     if cpu_here() == Some(0) {
         machine.shell.start(machine.console);
         for vm in 0..machine.tenants.len() {
-            local.launch(VmId(vm as u16));
+            local.launch(VmId(vm as u16), Cause::Wanted);
         }
     }
     local.run()
