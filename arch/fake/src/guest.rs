@@ -506,8 +506,9 @@ impl Guest for FakeGuest {
             Some((call, before)) => self.check_reply(call, before, reply),
             None => Err(format!("{reply:?} answers no call")),
         };
-        if let Err(wrong) = checked {
-            self.wrong(wrong);
+        match checked {
+            Ok(()) => self.done(),
+            Err(wrong) => self.wrong(wrong),
         }
     }
 

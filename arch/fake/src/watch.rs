@@ -25,6 +25,8 @@ pub struct Person {
     on: bool,
     /// How often it was started.
     starts: usize,
+    /// Whether it was in the guest since it was started last: until then it may be said to be starting.
+    seen: bool,
     /// Since when it is as `on` says.
     since: u64,
     /// Whether its registers are gone.
@@ -85,7 +87,8 @@ impl Person {
     fn sure(&self, now: u64) -> Sure {
         let long = now > self.since + SURE || self.starts == 0;
         match self.on {
-            true => Sure::On(self.starts),
+            true if self.seen => Sure::On(self.starts),
+            true => Sure::Nothing,
             false if long && self.asks.is_empty() => Sure::Off(self.asked),
             false => Sure::Nothing,
         }
@@ -219,7 +222,7 @@ impl Watch {
         {
             return Err(format!("{name} was ready since {since} and runs only at {now}"));
         }
-        person.running = Some(cpu);
+        (person.running, person.seen) = (Some(cpu), true);
         Ok(())
     }
 
@@ -347,6 +350,7 @@ impl Watch {
             None => return Err(format!("vCPU {} of vm {vm} was started and nobody asked", who.1)),
         }
         person.starts += 1;
+        person.seen = false;
         (person.on, person.since, person.left) = (true, now, now);
         (person.open, person.waiting) = (Some(now), None);
         Ok(())
