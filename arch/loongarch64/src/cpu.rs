@@ -223,10 +223,7 @@ impl ThisCpu {
             return Visit::Rung(core::mem::take(&mut self.quick.kicks));
         }
         match trap::fp(estat) {
-            Some(units) => {
-                guest.word = BADI.get() as u32;
-                Visit::Fp(units)
-            }
+            Some(units) => Visit::Fp(units),
             None => Visit::Other(estat),
         }
     }
@@ -256,10 +253,7 @@ impl ThisCpu {
             Trap::Hypercall => self.call(guest),
             Trap::Gspr => self.gspr(guest, chips),
             Trap::Memory(memory) => self.memory(guest, chips, memory),
-            Trap::Fp(units) => {
-                guest.word = BADI.get() as u32;
-                Exit::Fp(units)
-            }
+            Trap::Fp(units) => Exit::Fp(units),
             Trap::Changed => Exit::Handled,
             Trap::Other(exception) => self.other(guest, exception),
         }
@@ -527,6 +521,10 @@ impl Cpu<Loongarch64> for ThisCpu {
     }
 
     fn inject(&mut self, guest: &mut Guest, fault: Fault) {
+        if fault == Fault::Undefined {
+            // It touched units that it does not have: no exception was taken since, so BADI has the instruction.
+            guest.word = BADI.get() as u32;
+        }
         self.fault(guest, fault);
     }
 

@@ -100,18 +100,19 @@ impl Exception {
 /// Tells which unit it is about where [`decode`] says [`Trap::Fp`].
 #[inline]
 pub fn fp(estat: u64) -> Option<Units> {
-    // From FPD to BTD, a byte each.
-    const UNITS: u64 = (FPU.bits() as u64)
-        | (LSX.bits() as u64) << (8 * (ecode::SXD - ecode::FPD))
-        | (LASX.bits() as u64) << (8 * (ecode::ASXD - ecode::FPD))
-        | (LBT.bits() as u64) << (8 * (ecode::BTD - ecode::FPD));
-    let place = Exception::from_estat(estat).ecode.wrapping_sub(ecode::FPD);
-    if place > ecode::BTD - ecode::FPD {
-        return None;
-    }
-    let unit = (UNITS >> (8 * place)) as u8;
-    (unit != 0).then_some(Units::from_bits_retain(unit))
+    let unit = FP_UNITS[usize::from(Exception::from_estat(estat).ecode & 0x3f)];
+    (!unit.is_empty()).then_some(unit)
 }
+
+/// The unit that an exception is about, by `ESTAT.Ecode`, if it is about one.
+const FP_UNITS: [Units; 64] = {
+    let mut units = [Units::empty(); 64];
+    units[ecode::FPD as usize] = FPU;
+    units[ecode::SXD as usize] = LSX;
+    units[ecode::ASXD as usize] = LASX;
+    units[ecode::BTD as usize] = LBT;
+    units
+};
 
 /// Decodes one exception from a guest.
 pub fn decode(estat: u64) -> Trap {

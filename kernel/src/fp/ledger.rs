@@ -184,7 +184,7 @@ impl Ledger {
                 return cpu.record(event);
             }
         };
-        if let Some(highest) = units.bits().checked_ilog2() {
+        if let Some(highest) = u64::from(units.bits()).checked_ilog2() {
             add(&of(vcpu)[highest as usize], 1);
             add(&of(cpu)[highest as usize], 1);
         }

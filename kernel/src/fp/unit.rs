@@ -261,10 +261,6 @@ impl<F: FpContext, R: Rules> FpUnit<F, R> {
             if touched.intersects(F::GROUPS[n]) {
                 self.deeds[n] |= Deeds::ASKED;
             }
-            // The last group is what is left, which need not be looked for.
-            if F::GROUPS[n].contains(touched) {
-                break;
-            }
         }
         // What else `touched` needs depends on the form the image has when it is loaded.
         let wanted = if R::keeps(Rule::CloseLate) { touched } else { slot.image.closure(touched) };

@@ -14,6 +14,7 @@ mod arch;
 mod mix;
 
 use core::arch::asm;
+use core::cell::Cell;
 use core::sync::atomic::{
     AtomicBool, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
@@ -213,7 +214,18 @@ fn first_touch(touch: Touch) -> Cost {
         touch();
         timer::now() - start
     };
-    let (mut cost, ticks) = ping_pong(None, || timed() - timed());
+    let rounds = Cell::new(0);
+    let (mut cost, ticks) = ping_pong(None, || {
+        // At another place within a tick each time: the average is what it takes, and not what ticks make of it. A round of
+        // `spin` is two instructions.
+        let round = rounds.replace(rounds.get() + 1);
+        cpu::spin(1 + round % 5);
+        if round / 5 % 2 == 1 {
+            // SAFETY: does nothing.
+            unsafe { asm!("nop", options(nomem, nostack, preserves_flags)) }
+        }
+        timed() - timed()
+    });
     cost.ticks = ticks;
     cost
 }
