@@ -13,7 +13,7 @@ use crate::fp::FpSlot;
 use crate::machine::{Machine, Message};
 use crate::mem::{MemError, Region};
 use crate::run::Local;
-use crate::sched::CpuSet;
+use crate::sched::{CpuSet, CpuSetCell};
 use crate::vcpu::Vcpu;
 use crate::vm::{Identity, Vm};
 
@@ -184,7 +184,7 @@ impl<A: Arch> Local<A> {
         let tenant = &self.machine.tenants[usize::from(id.0)];
         let domain = &tenant.domain;
         let cpus = domain.cpus as usize;
-        let affinity = domain.affinity;
+        let affinity = tenant.affinity.get();
         let homes: Vec<CpuId> = (0..cpus).map(|index| self.machine.home(id, index, affinity)).collect();
         let number = |index: usize| crate::addr::VcpuId(u32::from(id.0) << 8 | index as u32);
         let slots: Vec<_> = (0..cpus)
@@ -195,7 +195,7 @@ impl<A: Arch> Local<A> {
             id,
             name: String::from(domain.name),
             weight: domain.weight,
-            affinity,
+            affinity: CpuSetCell::new(affinity),
             policy: Arc::clone(&tenant.policy),
             ram,
         };

@@ -15,7 +15,7 @@ use crate::fp::{AuditSwitch, Ledger, MAX_GROUPS, Policy, PolicyCell, Resident, S
 use crate::launch::Room;
 use crate::mail::Mailbox;
 use crate::mem::Memory;
-use crate::sched::Pool;
+use crate::sched::{CpuSetCell, Pool};
 use crate::shell::Shell;
 use crate::trace::Trace;
 use crate::vcpu::Vcpu;
@@ -111,6 +111,8 @@ pub struct Tenant<A: Arch> {
     pub domain: Domain<'static>,
     /// Its FP policy, kept across restarts.
     pub policy: Arc<PolicyCell>,
+    /// Where it may run, kept across restarts: at most where the device tree lets it.
+    pub affinity: CpuSetCell,
     state: Mutex<Tenancy<A>>,
     /// When it was last built, and how long that took, in ticks.
     built: Mutex<(u64, u64)>,
@@ -129,6 +131,7 @@ impl<A: Arch> Tenant<A> {
     /// A tenant that does not run yet.
     pub fn new(domain: Domain<'static>, policy: Policy) -> Self {
         Self {
+            affinity: CpuSetCell::new(domain.affinity),
             domain,
             policy: Arc::new(PolicyCell::new(policy)),
             state: Mutex::new(Tenancy::Over(None)),

@@ -7,7 +7,7 @@
 //! **Why a mailbox never overflows.** It is created for a number of vCPUs, and of every vCPU there exist at any
 //! time at most one parcel (the vCPU is a value), at most one wake-up ([`Doorbell`] keeps a bit while it is under
 //! way) and at most one start (power-on has one winner, and the next one needs a power-off in between, which
-//! follows the start's arrival). Requests for work are bits. What is left, commands from the monitor, gets a share
+//! follows the start's arrival). Requests for work and reviews are bits. What is left, commands from the monitor, gets a share
 //! of its own, and its sender hears [`Full`] and tries again.
 
 mod doorbell;
@@ -47,17 +47,20 @@ pub enum Mail<M> {
     Item(M),
     /// A CPU with nothing to do asks for a vCPU.
     Ask(CpuId),
+    /// Where some vCPU may run has changed.
+    Review,
 }
 
 struct Inside<M> {
     items: VecDeque<M>,
     room: usize,
     asks: CpuSet,
+    review: bool,
 }
 
 impl<M> Inside<M> {
     fn is_empty(&self) -> bool {
-        self.items.is_empty() && self.asks.is_empty()
+        self.items.is_empty() && self.asks.is_empty() && !self.review
     }
 }
 
@@ -78,7 +81,8 @@ impl<M> Mailbox<M> {
 
     /// Creates a mailbox with room for `room` messages.
     pub fn with_room(room: usize) -> Self {
-        let inside = Inside { items: VecDeque::with_capacity(room), room, asks: CpuSet::EMPTY };
+        let inside =
+            Inside { items: VecDeque::with_capacity(room), room, asks: CpuSet::EMPTY, review: false };
         Self { posted: AtomicBool::new(false), inside: Mutex::new(inside) }
     }
 
@@ -100,6 +104,14 @@ impl<M> Mailbox<M> {
         let mut inside = self.inside.lock();
         let kick = self.announce(&inside);
         inside.asks.insert(from);
+        kick
+    }
+
+    /// Has the owner look where its vCPUs may run. Doing so again before it has looked changes nothing.
+    pub fn review(&self) -> Kick {
+        let mut inside = self.inside.lock();
+        let kick = self.announce(&inside);
+        inside.review = true;
         kick
     }
 
@@ -125,6 +137,7 @@ impl<M> Mailbox<M> {
         let mut inside = self.inside.lock();
         let mail = match inside.items.pop_front() {
             Some(message) => Some(Mail::Item(message)),
+            None if core::mem::take(&mut inside.review) => Some(Mail::Review),
             None => inside.asks.pop_first().map(Mail::Ask),
         };
         if inside.is_empty() {

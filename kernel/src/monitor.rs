@@ -19,6 +19,7 @@ use crate::launch::Room;
 use crate::machine::{CpuShared, Dumping, FpOrder, HOUSEKEEPER, Machine, Message};
 use crate::mail::Phase;
 use crate::run::Local;
+use crate::sched::CpuSet;
 use crate::shell::{
     ActionError, Audit, CpuView, FpCounters, FpCpuView, FpSeatView, FpVcpuView, Monitor, Screen, VcpuState,
     VcpuView, VmState, VmView,
@@ -34,6 +35,7 @@ enum Request {
     Fp(VcpuId, FpOrder),
     Stop(VmId, End),
     Start(VmId),
+    Review,
     PowerOff,
 }
 
@@ -65,6 +67,7 @@ impl<A: Arch> Local<A> {
                     }
                 }
                 Request::Start(vm) => self.tell(HOUSEKEEPER, Message::Launch(vm)),
+                Request::Review => self.review_all(),
                 Request::PowerOff => self.halt(),
             }
         }
@@ -174,6 +177,8 @@ impl<A: Arch> Monitor for Desk<A> {
             vcpus: tenant.domain.cpus as usize,
             memory: tenant.domain.memory,
             policy: tenant.policy.policy().name(),
+            cpus: tenant.affinity.get() & self.machine.pool.online(),
+            allowed: tenant.domain.affinity & self.machine.pool.online(),
             port: PortId::of(VmId(n as u16)),
         };
         self.machine.tenants.iter().enumerate().map(view).collect()
@@ -298,6 +303,20 @@ impl<A: Arch> Monitor for Desk<A> {
     fn set_policy(&self, vm: VmId, policy: &str) -> Result<(), ActionError> {
         let policy = policy.parse().map_err(|_| ActionError::NoSuchPolicy)?;
         self.tenant(vm)?.policy.set(policy);
+        Ok(())
+    }
+
+    fn set_affinity(&self, vm: VmId, cpus: CpuSet) -> Result<(), ActionError> {
+        let tenant = self.tenant(vm)?;
+        let possible = tenant.domain.affinity & self.machine.pool.online();
+        if cpus.is_empty() || !(cpus & !possible).is_empty() {
+            return Err(ActionError::NotThere(possible));
+        }
+        tenant.affinity.set(cpus);
+        if let Some(vm) = tenant.vm() {
+            vm.identity.affinity.set(cpus);
+            self.note(Request::Review);
+        }
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use core::sync::atomic::Ordering;
 use crate::addr::{CpuId, Ticks, VcpuId, VmId};
 use crate::arch::{Arch, Chips, Cpu, Fault, Guest, Interrupt, Reply, Rest};
 use crate::console::Events;
-use crate::exit::{Access, Call, Exit, Kicks, Verdict};
+use crate::exit::{Access, Call, Cause, Exit, Kicks, Verdict};
 use crate::fp::{FpContext, FpUnit, MAX_GROUPS, Resident, Touch, Witness};
 use crate::machine::{CpuShared, HOUSEKEEPER, Machine, Message};
 use crate::mail::{Phase, PowerOnError};
@@ -210,15 +210,24 @@ impl<A: Arch> Local<A> {
         loop {
             self.fp.enter(self.cpu.fp());
             let exit = self.cpu.enter(&mut vcpu.guest, &vm.chips);
-            let handled = self.cpu.handled();
-            vcpu.stats().count(exit.cause(), handled);
-            add(&self.shared.status.exits, handled + 1);
-            let Exit::Fp(units) = exit else { return exit };
+            let Exit::Fp(units) = exit else {
+                self.count(vcpu, exit.cause());
+                return exit;
+            };
+            self.count(vcpu, Cause::Fp);
             self.trace.record(self.cpu.now(), Kind::ExitFp, vcpu.id(), units.bits().into(), 0);
             if self.fp.request(units) == Touch::Absent {
                 return exit;
             }
         }
+    }
+
+    /// Counts an exit, and those before it that were dealt with below.
+    #[inline(always)]
+    fn count(&self, vcpu: &Vcpu<A>, cause: Cause) {
+        let handled = self.cpu.handled();
+        vcpu.stats().count(cause, handled);
+        add(&self.shared.status.exits, handled + 1);
     }
 
     /// Hands the loaded guest what is pending for it.
@@ -359,7 +368,7 @@ impl<A: Arch> Local<A> {
             if until.is_some_and(|until| until.0 <= start) {
                 return Verdict::Resume;
             }
-            if self.queue.waiting() > 0 {
+            if self.queue.waiting() > 0 || self.yielding {
                 return Verdict::Sleep(until);
             }
             if let Some(busy) = self.machine.pool.enter_idle(self.id) {
@@ -386,6 +395,10 @@ impl<A: Arch> Local<A> {
 
     /// Waits with nobody loaded.
     fn idle(&mut self) {
+        if self.queue.waiting() > 0 {
+            // It may not run here any more: otherwise it would have its turn.
+            self.distribute(Occasion::Routine, self.now());
+        }
         if let Some(busy) = self.machine.pool.enter_idle(self.id) {
             self.ask(busy);
         }

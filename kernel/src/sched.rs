@@ -14,7 +14,7 @@ mod pool;
 mod queue;
 
 pub use self::balance::{Move, Occasion};
-pub use self::cpus::CpuSet;
+pub use self::cpus::{CpuSet, CpuSetCell};
 pub use self::pool::Pool;
 pub use self::queue::{Next, RunQueue, Standing, Woken};
 use crate::addr::{CpuId, VcpuId};

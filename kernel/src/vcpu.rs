@@ -92,7 +92,7 @@ impl<A: Arch> Turn for Vcpu<A> {
         self.vm.identity.weight
     }
     fn affinity(&self) -> CpuSet {
-        self.vm.identity.affinity
+        self.vm.identity.affinity.get()
     }
     fn account(&self) -> &Account {
         &self.account

@@ -17,7 +17,7 @@ use crate::exit::{Access, Cause, Crash, Kicks};
 use crate::fp::{Ledger, PolicyCell, Tally};
 use crate::mail::Doorbell;
 use crate::mem::Region;
-use crate::sched::CpuSet;
+use crate::sched::CpuSetCell;
 
 /// How a virtual machine ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,8 +117,8 @@ pub struct Identity {
     pub name: String,
     /// Share of each of its vCPUs.
     pub weight: u32,
-    /// Where its vCPUs may run.
-    pub affinity: CpuSet,
+    /// Where its vCPUs may run. Whoever changes it has all CPUs look: [`Mailbox::review`](crate::mail::Mailbox::review).
+    pub affinity: CpuSetCell,
     /// Its FP policy.
     pub policy: Arc<PolicyCell>,
     /// Physical memory it has.

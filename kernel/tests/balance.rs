@@ -243,6 +243,7 @@ impl Machine {
         while let Some(mail) = self.mail[cpu].take() {
             match mail {
                 Mail::Ask(by) => self.send_off(cpu, Occasion::Asked(by)),
+                Mail::Review => unreachable!("each vCPU is told by a message of its own"),
                 Mail::Item(Message::Take(vcpu)) => {
                     assert!(core::mem::take(&mut self.flying[vcpu.id as usize]));
                     preempt |= self.cpus[cpu].queue.admit(vcpu, now) == Woken::Preempt;

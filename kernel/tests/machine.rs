@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use arch_fake::fp::{self, EXTRA, Limit, Narrow, SCALAR, VECTOR};
 use arch_fake::script::{Op, RESETS, Timer, Way};
 use arch_fake::world::Outcome;
+use kernel::addr::CpuId;
 use kernel::fp::Policy;
+use kernel::sched::CpuSet;
 use proptest::prelude::*;
 use rig::{Case, Command, Guest, run};
 
@@ -123,6 +125,7 @@ fn command(guests: usize, changes: bool) -> impl Strategy<Value = Command> {
         "fp audit on",
     ]);
     let policy = (0..guests, prop::sample::select(Policy::ALL.to_vec()));
+    let affinity = (0..guests, 1..8u64);
     let change = u32::from(changes) * 3;
     prop_oneof![
         change => say("vm stop"),
@@ -130,6 +133,7 @@ fn command(guests: usize, changes: bool) -> impl Strategy<Value = Command> {
         change => say("vm restart"),
         2 => (0..guests, 0..4u8).prop_map(|(n, vcpu)| Command::Say(format!("fp snapshot @{n}/{vcpu}"))),
         4 => policy.prop_map(|(n, policy)| Command::Say(format!("fp policy @{n} {}", policy.name()))),
+        3 => affinity.prop_map(|(n, cpus)| Command::Say(format!("vm affinity @{n} {}", CpuSet::from_bits(cpus)))),
         2 => view.prop_map(|line| Command::Say(line.into())),
         2 => (0..guests, prop::collection::vec(b'a'..=b'z', 1..6)).prop_map(|(n, bytes)| Command::Type(n, bytes)),
     ]
@@ -166,7 +170,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(60))]
+    #![proptest_config(config(400))]
 
     #[test]
     fn everybody_gets_what_is_due_to_them(case in case(guest(calm_op(), Just(None)).boxed(), false)) {
@@ -258,4 +262,55 @@ fn the_oldest_snapshots_are_forgotten_when_the_heap_is_nearly_full() {
     let two = |now| if now < 50_000 || ASKED.fetch_add(1, Ordering::Relaxed) >= 2 { 2 } else { 1 };
     assert_eq!(kept(two), (vec![0, 1, 0], false));
     assert_eq!(kept(|now| if now < 50_000 { 2 } else { 1 }), (vec![], true));
+}
+
+/// Those that run, sleep and are off go where they are sent, with their registers, and none is where it may not be.
+#[test]
+fn vcpus_go_where_they_are_sent_while_they_run() {
+    const ROUND: u64 = 20_000;
+    let (scalar, vector, look) =
+        (Op::Fp(fp::Op::Scalar(1)), Op::Fp(fp::Op::Vector(2)), Op::Fp(fp::Op::Read(VECTOR)));
+    let busy: &[Op] = &[scalar, Op::Compute(3000), vector, Op::Compute(300), look, Op::Again(100)];
+    let asleep: &[Op] = &[vector, Op::WaitFor(2500), look, scalar, Op::Again(255)];
+    let off: &[Op] = &[vector, Op::Off];
+    let on = |vcpu| Op::On { vcpu, entry: 0 };
+    let first: Vec<Op> = [1, 2, 3].into_iter().map(on).chain(busy.iter().copied()).collect();
+    for sent in [0, 1, 2] {
+        let pins = ["0", "1", "2", "0-1"].into_iter().zip(1..);
+        let guests = vec![Guest::new(&[&first, asleep, off, busy]), Guest::new(&[busy])];
+        let mut typed: Vec<_> =
+            pins.map(|(cpus, n)| (n * ROUND, Command::Say(format!("vm affinity @0 {cpus}")))).collect();
+        typed.push((5 * ROUND, Command::Say(format!("vm affinity @0 {sent}"))));
+        always(Case { typed, time: 30_000, ..Case::new(3, guests) }, |run| {
+            let vm = run.machine.tenants[0].vm().expect("it runs");
+            for index in [0, 1, 3] {
+                assert_eq!(vm.bell(index).home(), CpuId(sent), "vCPU {index}");
+                let moves = vm.stats(index).account().2;
+                assert!(moves >= 3, "vCPU {index} moved {moves} times");
+            }
+            assert!(vm.fp_tally().migration_flushes > 0, "no registers were moved");
+        });
+    }
+}
+
+/// Pinned vCPUs have the CPU to themselves: others do without it, and it does without others.
+#[test]
+fn a_cpu_that_all_guests_were_sent_away_from_runs_none() {
+    let busy: &[Op] = &[Op::Spin];
+    let typed = vec![
+        (5_000, Command::Say("vm affinity @0 1".into())),
+        (5_100, Command::Say("vm affinity @1 1".into())),
+        (40_000, Command::Say("cpu".into())),
+        (80_000, Command::Say("cpu".into())),
+    ];
+    let first: &[Op] = &[Op::On { vcpu: 1, entry: 0 }, Op::Spin];
+    let guests = vec![Guest::new(&[first, busy]), Guest::new(&[busy])];
+    always(Case { typed, time: 20_000, ..Case::new(2, guests) }, |run| {
+        let shown = run.output(0);
+        let runs: Vec<_> = shown.lines().filter(|line| line.starts_with("cpu0 ")).collect();
+        assert_eq!(runs.len(), 2, "{shown}");
+        for line in runs {
+            assert_eq!(line.split_whitespace().nth(3), Some("-"), "{shown}");
+        }
+    });
 }

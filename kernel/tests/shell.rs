@@ -11,6 +11,7 @@ use kernel::addr::{CpuId, Ticks, VcpuId, VmId};
 use kernel::console::{Console, Interrupts, Mode, PortId, Serial};
 use kernel::dev::Full;
 use kernel::fp::{FpContext, Snapshot, SnapshotError};
+use kernel::sched::CpuSet;
 use kernel::shell::*;
 use kernel::trace::{Kind, Trace};
 use support::snapshot::{crc32, sealed};
@@ -96,6 +97,8 @@ impl Monitor for Machine {
             vcpus: 2,
             memory: 256 << 20,
             policy,
+            cpus: CpuSet::only(CpuId(id.into())),
+            allowed: CpuSet::first_n(2),
             port: PortId::of(VmId(id)),
         };
         vec![vm(0, "one", VmState::Running, "hold"), vm(1, "two", VmState::Crashed, "lazy")]
@@ -228,6 +231,15 @@ impl Monitor for Machine {
         self.act(format_args!("policy {} {policy}", vm.0))
     }
 
+    fn set_affinity(&self, vm: VmId, cpus: CpuSet) -> Result<(), ActionError> {
+        let possible = CpuSet::first_n(2);
+        if (cpus & !possible).is_empty() {
+            self.act(format_args!("affinity {} {cpus}", vm.0))
+        } else {
+            Err(ActionError::NotThere(possible))
+        }
+    }
+
     fn set_audit(&self, audit: Audit) {
         let _ = self.act(format_args!("audit {audit:?}"));
     }
@@ -242,9 +254,9 @@ fn the_tables_show_the_machine() {
     let machine = Machine::new(Mode::Terminal);
     assert_eq!(
         machine.run("vm"),
-        "NAME  STATE    VCPUS   MEMORY  FP    CONSOLE\n\
-         one   running      2  256 MiB  hold        1\n\
-         two   crashed      2  256 MiB  lazy        2\n"
+        "NAME  STATE    VCPUS  CPUS   MEMORY  FP    CONSOLE\n\
+         one   running      2     0  256 MiB  hold        1\n\
+         two   crashed      2     1  256 MiB  lazy        2\n"
     );
     assert_eq!(
         machine.run("vcpu"),
@@ -285,17 +297,35 @@ fn the_ledger_can_be_read_by_programs() {
 #[test]
 fn actions_reach_the_machine_and_refusals_the_screen() {
     let machine = Machine::new(Mode::Terminal);
-    for line in
-        ["vm stop one", "vm start two", "vm restart one", "fp policy two hold", "fp audit on", "fp audit off"]
-    {
+    for line in [
+        "vm stop one",
+        "vm start two",
+        "vm restart one",
+        "vm affinity one 1",
+        "vm affinity two all",
+        "fp policy two hold",
+        "fp audit on",
+        "fp audit off",
+    ] {
         assert_eq!(machine.run(line), "");
     }
+    assert_eq!(machine.run("vm affinity one 1-2"), "one: it may run on these CPUs alone: 0-1\n");
     assert_eq!(machine.run("vm stop two"), "two: it is not running\n");
     assert_eq!(machine.run("fp audit"), "the auditor is off\n");
     assert_eq!(machine.run("quit"), "powering off\n");
     assert_eq!(
         *machine.done.borrow(),
-        ["stop 0", "start 1", "restart 0", "policy 1 hold", "audit On", "audit Off", "power off"]
+        [
+            "stop 0",
+            "start 1",
+            "restart 0",
+            "affinity 0 1",
+            "affinity 1 0-1",
+            "policy 1 hold",
+            "audit On",
+            "audit Off",
+            "power off"
+        ]
     );
 }
 
@@ -304,8 +334,12 @@ fn what_is_not_known_is_answered_with_what_is() {
     let machine = Machine::new(Mode::Terminal);
     for (line, answer) in [
         ("frob", "no command \"frob\"; known: help, vm, vcpu, cpu, fp, trace, log, quit"),
-        ("vm frob", "no action \"frob\"; known: stop, start, restart, console"),
-        ("vm stop", "usage: vm [stop|start|restart|console NAME]"),
+        ("vm frob", "no action \"frob\"; known: stop, start, restart, console, affinity"),
+        ("vm stop", "usage: vm [stop|start|restart|console NAME | affinity NAME CPUS]"),
+        ("vm affinity one", "usage: vm [stop|start|restart|console NAME | affinity NAME CPUS]"),
+        ("vm affinity three 0", "no guest \"three\"; known: one, two"),
+        ("vm affinity one 1,2", "usage: vm affinity NAME CPUS, with CPUS as 1, 0-3, 0+2-3 or all"),
+        ("vm affinity one 1-0", "usage: vm affinity NAME CPUS, with CPUS as 1, 0-3, 0+2-3 or all"),
         ("vm stop three", "no guest \"three\"; known: one, two"),
         ("vm console three", "no guest \"three\"; known: one, two"),
         (

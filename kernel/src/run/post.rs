@@ -66,6 +66,23 @@ impl<A: Arch> Local<A> {
         }
     }
 
+    /// Where some vCPU may run has changed. The one whose turn it is is looked at when its turn ends, which it does.
+    fn review(&mut self) {
+        let now = self.now();
+        self.queue.review(now);
+        self.yielding = true;
+        self.distribute(Occasion::Routine, now);
+    }
+
+    /// Has every CPU look where its vCPUs may run.
+    pub(crate) fn review_all(&mut self) {
+        for (n, cpu) in self.machine.cpus.iter().enumerate() {
+            if cpu.mailbox.review() == Kick::Needed && CpuId(n) != self.id {
+                self.cpu.kick(CpuId(n));
+            }
+        }
+    }
+
     pub(super) fn ask(&mut self, busy: CpuId) {
         if self.machine.cpus[busy.0].mailbox.ask(self.id) == Kick::Needed {
             self.cpu.kick(busy);
@@ -84,6 +101,7 @@ impl<A: Arch> Local<A> {
         while let Some(mail) = self.shared.mailbox.take() {
             match mail {
                 Mail::Ask(cpu) => self.distribute(Occasion::Asked(cpu), self.now()),
+                Mail::Review => self.review(),
                 Mail::Item(Message::Admit(vcpu)) => self.admit(vcpu),
                 Mail::Item(Message::Wake(vm, index)) => self.deliver(&vm, index),
                 Mail::Item(Message::Start(vm, index, pc, arg)) => self.start(&vm, index, pc, arg),

@@ -321,6 +321,23 @@ impl<T: Turn> RunQueue<T> {
         ready.chain(leaving).chain(parked)
     }
 
+    /// Takes note that the affinity of any vCPU may have changed: those that may not run here any more leave, and those
+    /// that may again stay.
+    pub fn review(&mut self, now: u64) {
+        let astray = |queue: &Self| {
+            let ready = queue.ready.iter().map(|ready| &*ready.item);
+            let stays = |item: &T| queue.place.welcomes(item);
+            let ready = ready.into_iter().find(|item| !stays(item));
+            let leaving = queue.leaving.iter().map(|item| &**item).find(|item| stays(item));
+            ready.or(leaving).map(Turn::id)
+        };
+        while let Some(id) = astray(self) {
+            self.refresh(id, now);
+        }
+        // What others were told of those who wait may be wrong.
+        self.published = None;
+    }
+
     /// Takes note that weight or affinity of a vCPU changed. One that sleeps or runs needs no note.
     pub fn refresh(&mut self, id: VcpuId, now: u64) {
         if let Some(at) = self.ready.iter().position(|ready| ready.item.id() == id) {

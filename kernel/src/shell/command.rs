@@ -12,6 +12,7 @@ use super::registers::{write_differences, write_registers};
 use super::table::Table;
 use super::view::{ActionError, Audit, FpCounters, Monitor, VcpuState, VmState, VmView};
 use crate::console::Mode;
+use crate::sched::CpuSet;
 
 /// How many trace records are shown unless told, and at most: Fermata's port holds 16 KiB.
 const TRACE: usize = 24;
@@ -42,6 +43,12 @@ const COMMANDS: &[Command] = &[
     Command { name: "help", arguments: "", help: "this list", run: help },
     Command { name: "vm", arguments: "", help: "the guests", run: vm },
     Command { name: "vm", arguments: "stop|start|restart NAME", help: "changes a guest", run: vm },
+    Command {
+        name: "vm",
+        arguments: "affinity NAME CPUS",
+        help: "where it may run: 1, 0-3, 0+2-3, all",
+        run: vm,
+    },
     Command { name: "vm", arguments: "console NAME", help: "moves the terminal to a guest", run: vm },
     Command { name: "vcpu", arguments: "", help: "virtual CPUs: state, home, time", run: vcpu },
     Command { name: "cpu", arguments: "", help: "physical CPUs: load and who runs", run: cpu },
@@ -152,22 +159,37 @@ fn help(arguments: &[&str], out: &mut Out<'_>, _: &dyn Monitor) -> Outcome {
 }
 
 fn vm(arguments: &[&str], out: &mut Out<'_>, monitor: &dyn Monitor) -> Outcome {
-    const USAGE: &str = "vm [stop|start|restart|console NAME]";
+    const USAGE: &str = "vm [stop|start|restart|console NAME | affinity NAME CPUS]";
     let act = match *arguments {
         [] => return Ok(list_vms(out, monitor)?),
         ["stop", _] => Monitor::stop,
         ["start", _] => Monitor::start,
         ["restart", _] => Monitor::restart,
         ["console", name] => return focus(name, monitor),
-        ["stop" | "start" | "restart" | "console", ..] => return Err(Refusal::Usage(USAGE)),
-        [word, ..] => return Err(unknown("action", word, &["stop", "start", "restart", "console"])),
+        ["affinity", name, cpus] => return pin(name, cpus, monitor),
+        [word, ..] if VM_ACTIONS.contains(&word) => return Err(Refusal::Usage(USAGE)),
+        [word, ..] => return Err(unknown("action", word, &VM_ACTIONS)),
     };
     let vm = find(arguments[1], monitor)?;
     act(monitor, vm.id).map_err(|error| Refusal::Action { name: vm.name, error })
 }
 
+/// What `vm` can be told to do.
+const VM_ACTIONS: [&str; 5] = ["stop", "start", "restart", "console", "affinity"];
+
+/// Lets a machine run on some CPUs only.
+fn pin(name: &str, cpus: &str, monitor: &dyn Monitor) -> Outcome {
+    let vm = find(name, monitor)?;
+    let set = match cpus {
+        "all" => vm.allowed,
+        list => CpuSet::parse(list)
+            .ok_or(Refusal::Usage("vm affinity NAME CPUS, with CPUS as 1, 0-3, 0+2-3 or all"))?,
+    };
+    monitor.set_affinity(vm.id, set).map_err(|error| Refusal::Action { name: vm.name, error })
+}
+
 fn list_vms(out: &mut dyn Write, monitor: &dyn Monitor) -> fmt::Result {
-    let mut table = Table::new(&["NAME", "STATE", "VCPUS", "MEMORY", "FP", "CONSOLE"]);
+    let mut table = Table::new(&["NAME", "STATE", "VCPUS", "CPUS", "MEMORY", "FP", "CONSOLE"]);
     for vm in monitor.vms() {
         let state = match vm.state {
             VmState::Running => "running",
@@ -178,7 +200,8 @@ fn list_vms(out: &mut dyn Write, monitor: &dyn Monitor) -> fmt::Result {
         };
         let memory = format!("{} MiB", vm.memory >> 20);
         let port = vm.port.0.to_string();
-        table.row([vm.name, state.into(), vm.vcpus.to_string(), memory, vm.policy.into(), port]);
+        let (vcpus, cpus) = (vm.vcpus.to_string(), vm.cpus.to_string());
+        table.row([vm.name, state.into(), vcpus, cpus, memory, vm.policy.into(), port]);
     }
     table.write(out)
 }

@@ -8,6 +8,7 @@ use core::fmt;
 use crate::addr::{CpuId, VmId};
 use crate::console::{Console, PortId};
 use crate::fp::{Snapshot, SnapshotError};
+use crate::sched::CpuSet;
 
 /// A virtual machine as it was a moment ago.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,10 @@ pub struct VmView {
     pub memory: u64,
     /// Its FP policy.
     pub policy: &'static str,
+    /// The physical CPUs it runs on.
+    pub cpus: CpuSet,
+    /// Those that its description lets it run on.
+    pub allowed: CpuSet,
     /// Its console.
     pub port: PortId,
 }
@@ -212,6 +217,8 @@ pub enum ActionError {
     NotBuilt,
     /// The policy does not exist here.
     NoSuchPolicy,
+    /// It may not run there, but on these CPUs.
+    NotThere(CpuSet),
     /// An earlier action is still under way.
     Busy,
     /// There is no such vCPU.
@@ -230,6 +237,7 @@ impl fmt::Display for ActionError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Snapshot(error) => return error.fmt(out),
+            Self::NotThere(cpus) => return write!(out, "it may run on these CPUs alone: {cpus}"),
             Self::NotRunning => "it is not running",
             Self::AlreadyRunning => "it is running already",
             Self::NotBuilt => "it could not be built; the log at boot says why",
@@ -277,6 +285,8 @@ pub trait Monitor {
     fn restart(&self, vm: VmId) -> Result<(), ActionError>;
     /// Chooses the FP policy of a machine, one of [`Monitor::policies`].
     fn set_policy(&self, vm: VmId, policy: &str) -> Result<(), ActionError>;
+    /// Chooses the physical CPUs that a machine may run on, of those that its description allows.
+    fn set_affinity(&self, vm: VmId, cpus: CpuSet) -> Result<(), ActionError>;
     /// Has a snapshot taken of a vCPU's FP state, named as in [`VcpuView`].
     fn take_fp(&self, vcpu: &str) -> Result<(), ActionError>;
     /// Has a vCPU put into the FP state of the newest snapshot of `from`.
