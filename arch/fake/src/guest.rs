@@ -242,9 +242,13 @@ impl FakeGuest {
             self.handler = next;
             if next.is_none() {
                 self.mask(false);
-                if job == Job::Clear && self.shared.line_is_up(self.index) {
-                    self.held |= 1 << UART_IRQ;
-                    self.shared.note(self.index, |watch, who, now| watch.line(who.0, Some(who.1), now));
+                if job == Job::Clear {
+                    // A level is looked at when it has been handled: what was handed over meanwhile may be gone.
+                    self.held &= !(1 << UART_IRQ);
+                    if self.shared.line_is_up(self.index) {
+                        self.held |= 1 << UART_IRQ;
+                        self.shared.note(self.index, |watch, who, now| watch.line(who.0, Some(who.1), now));
+                    }
                 }
             }
             return exit;
