@@ -19,7 +19,7 @@ use crate::platform::{self, Reservation};
 use crate::run::Local;
 use crate::sched::{CpuSet, Pool};
 use crate::shell::Shell;
-use crate::trace::RECORDS;
+use crate::trace::{MOST_RECORDS, RECORDS};
 
 /// Why the machine cannot start: what the console shows.
 pub type Failure = String;
@@ -149,15 +149,22 @@ fn console_mode(tree: &Tree<'_>) -> Mode {
     }
 }
 
-/// How many trace records the boot arguments want each CPU to keep (`trace=N`), and to be dumped at the end.
-fn trace_room(tree: &Tree<'_>) -> Option<usize> {
-    let bootargs = platform::bootargs(tree).unwrap_or("");
+/// How many trace records the boot arguments want each of `cpus` CPUs to keep (`trace=N`), and to be dumped at the end.
+fn trace_room(bootargs: &str, cpus: usize) -> Option<usize> {
     let text = bootargs.split_whitespace().find_map(|word| word.strip_prefix("trace="))?;
-    let room = text.parse().ok();
-    if room.is_none() {
-        log::warn!("boot arguments: trace={text}: expected how many records each CPU keeps");
+    // A ring has a power of two of them.
+    let most = 1 << (MOST_RECORDS / cpus.max(1)).max(1).ilog2();
+    match text.parse() {
+        Ok(asked) if asked <= most => Some(asked),
+        Ok(asked) => {
+            log::warn!("boot arguments: trace={asked}: each of {cpus} CPUs keeps {most} records at most");
+            Some(most)
+        }
+        Err(_) => {
+            log::warn!("boot arguments: trace={text}: expected how many records each CPU keeps");
+            None
+        }
     }
-    room
 }
 
 /// Opens a console for each guest, and says what the machine is.
@@ -201,7 +208,7 @@ pub struct Parts<A: Arch> {
 impl<A: Arch> Parts<A> {
     /// Puts the machine together.
     pub fn assemble(self, source: &Source, image: Image) -> Machine<A> {
-        let room = trace_room(&source.tree);
+        let room = trace_room(platform::bootargs(&source.tree).unwrap_or(""), self.cpus);
         let vcpus = self.tenants.iter().map(|tenant| tenant.domain.cpus as usize).sum();
         let guests = self.tenants.len();
         Machine {
@@ -248,4 +255,25 @@ pub fn give_up(console: &Console, message: &str) {
     log::error!("cannot start: {message}");
     log::info!("halted");
     console.flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::trace_room;
+
+    #[test]
+    fn the_trace_takes_no_more_of_the_heap_than_it_may() {
+        for (bootargs, cpus, room) in [
+            ("quiet", 2, None),
+            ("trace=", 2, None),
+            ("trace=many", 2, None),
+            ("quiet trace=8192", 2, Some(8192)),
+            ("trace=65536", 1, Some(65536)),
+            ("trace=65536", 2, Some(32768)),
+            ("trace=18446744073709551615", 3, Some(16384)),
+            ("trace=8192", 64, Some(1024)),
+        ] {
+            assert_eq!(trace_room(bootargs, cpus), room, "{bootargs} on {cpus}");
+        }
+    }
 }

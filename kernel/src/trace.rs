@@ -12,8 +12,8 @@ use crate::fp::Outcome;
 
 /// How many records a CPU keeps unless the machine is told otherwise.
 pub const RECORDS: usize = 512;
-/// How many it can be told to keep: 4 MiB.
-pub const MOST_RECORDS: usize = 1 << 17;
+/// How many all CPUs together can be told to keep: 2 MiB of the heap.
+pub const MOST_RECORDS: usize = 1 << 16;
 
 /// The most CPUs whose records can be merged.
 pub const CPUS: usize = 64;

@@ -10,14 +10,18 @@
 //!
 //! The vector length belongs to the registers, not to the vCPU that runs: see [`File`].
 
+mod context;
 mod file;
 mod image;
 mod length;
+mod portable;
 mod steps;
 
+pub use context::Vectors;
 pub use file::File;
-pub use image::{Form, LAYOUT, Registers, Scalable, Vectors};
+pub use image::{Form, Registers, Scalable};
 pub use length::{Length, Lengths};
+pub use portable::LAYOUT;
 pub use steps::Step;
 
 use kernel::fp::Units;
