@@ -17,7 +17,7 @@ use spin::Mutex;
 use crate::arch::Aarch64;
 use crate::cpu::{ThisCpu, now};
 use crate::facts::{Facts, facts};
-use crate::fp::Length;
+use crate::fp::Lengths;
 use crate::gic::{CpuInterface, PPI_VIRTUAL_TIMER};
 use crate::guest::Guest;
 use crate::idregs::IdRegs;
@@ -43,8 +43,8 @@ pub struct GuestChips {
     vttbr: u64,
     facts: &'static Facts,
     ids: IdRegs,
-    /// Its longest SVE vectors.
-    sve: Option<Length>,
+    /// The lengths of its SVE vectors.
+    sve: Lengths,
     counter_offset: u64,
     cpus: u32,
     ram: GuestRam<Identity>,
@@ -226,7 +226,7 @@ impl Chips<Aarch64> for GuestChips {
             vttbr: vttbr(Hpa(space.root().0), plan.vm.0 + 1),
             space,
             facts,
-            sve: sve.as_ref().map(|grant| grant.limit),
+            sve: sve.as_ref().map_or(Lengths::NONE, |grant| grant.lengths),
             ids: match sve {
                 Some(grant) => facts.ids.clone().with_sve(grant.zfr0),
                 None => facts.ids.clone(),
@@ -243,7 +243,7 @@ impl Chips<Aarch64> for GuestChips {
         Guest::new(index, self.counter_offset)
     }
 
-    fn fp_limit(&self) -> Option<Length> {
+    fn fp_limit(&self) -> Lengths {
         self.sve
     }
 

@@ -22,8 +22,8 @@ pub struct Sve {
 /// What a guest is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// Its longest vectors.
-    pub limit: Length,
+    /// The lengths that its vectors can have.
+    pub lengths: Lengths,
     /// `ID_AA64ZFR0_EL1` of each CPU it may run on.
     pub zfr0: Vec<u64>,
 }
@@ -41,7 +41,7 @@ impl Grant {
             VectorLength::Bits(bits) => Length::from_bits(bits).filter(|length| possible.contains(*length)),
         };
         let limit = limit.ok_or(possible)?;
-        Ok(Self { limit, zfr0: own.iter().map(|cpu| cpu.zfr0).collect() })
+        Ok(Self { lengths: possible.up_to(limit), zfr0: own.iter().map(|cpu| cpu.zfr0).collect() })
     }
 
     /// Grants what the description of a guest asks for.
@@ -85,7 +85,7 @@ mod tests {
         let cpus = [cpu(&[128, 256, 512], 7), cpu(&[128, 256], 5), cpu(&[], 0), cpu(&[128, 256, 512], 3)];
         let bits = |asked, affinity: &[usize]| {
             let grant = Grant::new(asked, set(affinity), &cpus);
-            grant.map(|grant| (grant.limit.bits(), grant.zfr0))
+            grant.map(|grant| (grant.lengths.longest().map_or(0, Length::bits), grant.zfr0))
         };
         use VectorLength::{Bits, Longest};
         assert_eq!(bits(Bits(512), &[0, 3]), Ok((512, Vec::from([7, 3]))));

@@ -30,6 +30,11 @@ fn lengths() -> Lengths {
     [128, 256, 512, 2048].into_iter().filter_map(Length::from_bits).collect()
 }
 
+/// Those of a guest whose longest vectors have so many bits.
+fn up_to(bits: u64) -> Lengths {
+    Length::from_bits(bits).map_or(Lengths::NONE, |longest| lengths().up_to(longest))
+}
+
 const FLAWS: [Flaw; 5] = [Flaw::None, Flaw::Predicates, Flaw::Ffr, Flaw::Flood, Flaw::Upper];
 
 impl<const FLAW: u8, const STEP: u8> Subject for Arm<FLAW, STEP> {
@@ -61,8 +66,8 @@ impl<const FLAW: u8, const STEP: u8> Subject for Arm<FLAW, STEP> {
         file.hardware().state().moved
     }
 
-    fn mind(limit: Option<Length>, tag: u16) -> Mind {
-        Mind::new(limit, lengths(), tag)
+    fn mind(limit: Lengths, tag: u16) -> Mind {
+        Mind::new(limit.longest(), lengths(), tag)
     }
 
     fn attempt(mind: &mut Mind, file: &mut File<Model>, op: Op) -> Result<(), Mishap> {
@@ -77,13 +82,13 @@ impl<const FLAW: u8, const STEP: u8> Subject for Arm<FLAW, STEP> {
         Op::Read(unit)
     }
 
-    fn units(limit: Option<Length>) -> Units {
-        if limit.is_some() { SIMD | SVE } else { SIMD }
+    fn units(limit: Lengths) -> Units {
+        if limit == Lengths::NONE { SIMD } else { SIMD | SVE }
     }
 
-    fn any_limit() -> BoxedStrategy<Option<Length>> {
+    fn any_limit() -> BoxedStrategy<Lengths> {
         let some = prop::sample::select(lengths().iter().collect::<Vec<_>>());
-        prop_oneof![1 => Just(None), 3 => some.prop_map(Some)].boxed()
+        prop_oneof![1 => Just(Lengths::NONE), 3 => some.prop_map(|longest| lengths().up_to(longest))].boxed()
     }
 
     fn any_op() -> BoxedStrategy<Op> {
@@ -104,8 +109,8 @@ impl<const FLAW: u8, const STEP: u8> Subject for Arm<FLAW, STEP> {
         vec![Op::V(0), Op::Z(0), Op::Read(SVE), Op::Zcr(15)]
     }
 
-    fn narrow_limit() -> Option<Length> {
-        Length::from_bits(256)
+    fn narrow_limit() -> Lengths {
+        up_to(256)
     }
 }
 
@@ -125,7 +130,7 @@ proptest! {
         turns in prop::collection::vec((0..3usize, 0..32usize), 1..64),
         policy in prop::sample::select(vec![Policy::Lazy, Policy::Resident, Policy::Hold]),
     ) {
-        let mut world = World::new(&[(Some(Length::MAX), policy); 3]);
+        let mut world = World::new(&[(lengths(), policy); 3]);
         (1..3).for_each(|who| world.move_to(who, 0));
         for (nth, register) in turns {
             world.begin(0, nth);
@@ -145,7 +150,7 @@ proptest! {
         turns in prop::collection::vec((0..4usize, 0..32usize), 1..64),
         limits in prop::collection::vec(Sane::any_limit(), 3),
     ) {
-        let guests: Vec<_> = [Some(Length::MAX)].into_iter().chain(limits).map(|limit| (limit, Policy::Hold)).collect();
+        let guests: Vec<_> = [lengths()].into_iter().chain(limits).map(|limit| (limit, Policy::Hold)).collect();
         let mut world = World::new(&guests);
         (1..4).for_each(|who| world.move_to(who, 0));
         world.begin(0, 0);
@@ -166,8 +171,7 @@ proptest! {
 
 /// One guest on one CPU under `policy`, and a second one whose turns evict it.
 fn pair(policy: Policy) -> World {
-    let limit = Length::from_bits(512);
-    let mut world = World::new(&[(limit, policy), (None, policy)]);
+    let mut world = World::new(&[(up_to(512), policy), (Lengths::NONE, policy)]);
     world.move_to(1, 0);
     world
 }
@@ -225,24 +229,25 @@ fn widening_keeps_what_was_written_and_shows_nobody_elses() {
 #[test]
 fn an_image_is_as_long_as_its_guest_may_use() {
     for length in lengths().iter() {
-        let image = <Vectors<Model>>::new(Some(length));
+        let limit = lengths().up_to(length);
+        let image = <Vectors<Model>>::new(limit);
         let (registers, _) = image.scalable().unwrap();
-        assert_eq!((image.form(), registers.length(), image.limit()), (Form::Simd, length, Some(length)));
+        assert_eq!((image.form(), registers.length(), image.limit()), (Form::Simd, length, limit));
         assert_eq!(registers.words().len(), (34 * length.bytes() + length.bytes() / 8).div_ceil(16));
     }
-    assert_eq!(<Vectors<Model>>::new(None).scalable(), None);
+    assert_eq!(<Vectors<Model>>::new(Lengths::NONE).scalable(), None);
 }
 
 /// A dead guest's values beyond the reach of the one that has the registers are wiped, too.
 #[test]
 fn remains_beyond_the_length_of_the_resident_are_wiped() {
-    let limits = [2048, 128].map(|bits| (Length::from_bits(bits), Policy::Hold));
+    let limits = [2048, 128].map(|bits| (up_to(bits), Policy::Hold));
     for _ in 0..16 {
         let mut world = World::new(&limits);
         world.move_to(1, 0);
         turn(&mut world, 0, &[Op::Zcr(15), Op::Z(9)]);
         turn(&mut world, 1, &[Op::Z(9)]);
-        world.stop(0, None).unwrap();
+        world.stop(0, Lengths::NONE).unwrap();
         turn(&mut world, 0, &[Op::Read(SVE)]);
     }
 }

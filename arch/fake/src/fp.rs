@@ -244,7 +244,7 @@ impl FpContext for Regs {
     const LAYOUT: Layout = Layout { machine: 0xfa4e, register };
 
     fn form(&self) -> Form {
-        Form { units: self.limit.units, shape: self.limit.narrow as u8, limit: 64 }
+        Form { units: self.limit.units, shape: self.limit.narrow as u8, limit: 64, choice: 0 }
     }
 
     fn export(&self, out: &mut Vec<u8>) {

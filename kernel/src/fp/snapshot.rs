@@ -29,6 +29,8 @@ pub struct Form {
     pub shape: u8,
     /// The longest vector that the guest could have, in bits.
     pub limit: u16,
+    /// The lengths that its vectors could have, where it can choose one: bit n stands for n + 1 times 128 bits.
+    pub choice: u16,
 }
 
 /// What snapshots of an architecture are like. It is apart from the code that moves registers, so a machine of another
@@ -119,6 +121,13 @@ pub enum SnapshotError {
         /// The longest that this guest can have.
         guest: u16,
     },
+    /// Its guest could choose among other lengths of vectors; bit n stands for n + 1 times 128 bits.
+    Choice {
+        /// Those that it had.
+        found: u16,
+        /// Those that this guest has.
+        guest: u16,
+    },
     /// A control register has a value that it cannot have.
     Value {
         /// Which.
@@ -144,6 +153,12 @@ impl fmt::Display for SnapshotError {
             Self::Limit { found, guest } => {
                 write!(f, "of a guest with vectors of {found} bits, and this one has {guest}")
             }
+            Self::Choice { found, guest } => write!(
+                f,
+                "of a guest with vectors of {} bits, and this one has {}",
+                LengthList(found),
+                LengthList(guest)
+            ),
             Self::Value { register, found } => {
                 write!(f, "{register} is {found:#x}, which has bits that mean nothing")
             }
@@ -152,6 +167,22 @@ impl fmt::Display for SnapshotError {
 }
 
 impl core::error::Error for SnapshotError {}
+
+/// Lengths of vectors in bits, from a mask.
+struct LengthList(u16);
+
+impl fmt::Display for LengthList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lengths = (0..16).filter(|n| self.0 >> n & 1 != 0).map(|n| 128 * (n + 1));
+        match lengths.next() {
+            None => f.write_str("unknown"),
+            Some(first) => {
+                write!(f, "{first}")?;
+                lengths.try_for_each(|length| write!(f, ", {length}"))
+            }
+        }
+    }
+}
 
 /// The FP state of a vCPU at some moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,7 +199,8 @@ impl Snapshot {
         bytes.extend([0; 4]);
         bytes.extend([form.units.bits(), form.shape]);
         bytes.extend(form.limit.to_le_bytes());
-        bytes.extend([0; 8]);
+        bytes.extend(form.choice.to_le_bytes());
+        bytes.extend([0; 6]);
         state.export(&mut bytes);
         let length = bytes.len() as u32;
         bytes[8..12].copy_from_slice(&length.to_le_bytes());
@@ -218,7 +250,12 @@ impl Snapshot {
 
     /// Tells what its registers are.
     pub fn form(&self) -> Form {
-        Form { units: Units::from_bits_retain(self.0[12]), shape: self.0[13], limit: half(&self.0, 14) }
+        Form {
+            units: Units::from_bits_retain(self.0[12]),
+            shape: self.0[13],
+            limit: half(&self.0, 14),
+            choice: half(&self.0, 16),
+        }
     }
 
     /// Checks that it is one of an architecture, with all of its registers.

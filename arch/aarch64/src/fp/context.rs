@@ -9,7 +9,7 @@ use kernel::fp::{self, FpContext, Layout, SnapshotError, Units};
 
 use super::image::scalable_bytes;
 use super::portable::{self, LAYOUT};
-use super::{File, Form, FpRegs, Length, Registers, SIMD, SVE, Scalable, Step};
+use super::{File, Form, FpRegs, Lengths, Registers, SIMD, SVE, Scalable, Step};
 
 /// Bytes of FPSR, FPCR and ZCR_EL1.
 const CONTROL_BYTES: u64 = 3 * size_of::<u64>() as u64;
@@ -22,6 +22,8 @@ const LOOK_EVERY: u8 = 8;
 /// What a guest with SVE has beside the SIMD registers.
 #[derive(Debug)]
 struct Sve {
+    /// The lengths that the guest can choose.
+    lengths: Lengths,
     registers: Scalable,
     /// `ZCR_EL1`.
     zcr: u64,
@@ -61,9 +63,9 @@ impl<H, S> Vectors<H, S> {
         self.sve.as_ref().map_or(Form::Simd, |sve| sve.form)
     }
 
-    /// The guest's longest vector; none without SVE.
-    pub fn limit(&self) -> Option<Length> {
-        self.sve.as_ref().map(|sve| sve.registers.length)
+    /// The lengths that the guest's vectors can have; none without SVE.
+    pub fn limit(&self) -> Lengths {
+        self.sve.as_ref().map_or(Lengths::NONE, |sve| sve.lengths)
     }
 }
 
@@ -87,13 +89,14 @@ impl Sve {
 
 impl<H: FpRegs, S: Rules<Step>> FpContext for Vectors<H, S> {
     type File = File<H>;
-    /// The longest vectors; none without SVE.
-    type Limit = Option<Length>;
+    /// The lengths that vectors can have; none without SVE.
+    type Limit = Lengths;
 
     const GROUPS: &'static [Units] = &[SIMD.union(SVE)];
 
-    fn new(limit: Option<Length>) -> Self {
-        let sve = limit.map(|length| Sve {
+    fn new(limit: Lengths) -> Self {
+        let sve = limit.longest().map(|length| Sve {
+            lengths: limit,
             registers: Scalable::new(length),
             zcr: 0,
             form: Form::Simd,
@@ -176,7 +179,7 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Vectors<H, S> {
     }
 
     fn is_blank(file: &mut File<H>, _: Units) -> bool {
-        let mut found = <Vectors<H, Sound>>::new(file.lengths().longest());
+        let mut found = <Vectors<H, Sound>>::new(file.lengths());
         let all = found.units();
         found.save(file, all);
         found.form() != Form::Sve && found.simd == Registers::filled(0)
@@ -194,7 +197,7 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Vectors<H, S> {
     const LAYOUT: Layout = LAYOUT;
 
     fn form(&self) -> fp::Form {
-        portable::form(self.units(), Self::form(self), self.limit())
+        portable::form(Self::form(self), self.limit())
     }
 
     fn export(&self, out: &mut Vec<u8>) {
@@ -202,7 +205,7 @@ impl<H: FpRegs, S: Rules<Step>> FpContext for Vectors<H, S> {
         portable::write(out, &self.simd, sve);
     }
 
-    fn import(limit: Option<Length>, form: fp::Form, registers: &[u8]) -> Result<Self, SnapshotError> {
+    fn import(limit: Lengths, form: fp::Form, registers: &[u8]) -> Result<Self, SnapshotError> {
         let mut state = Self::new(limit);
         let (simd, zcr, scalable) = portable::read(limit, form, registers)?;
         state.simd = simd;

@@ -72,6 +72,17 @@ impl Lengths {
         self.0 & 1 << length.len_field() != 0
     }
 
+    /// Keeps those that are not longer than `longest`.
+    #[must_use]
+    pub const fn up_to(self, longest: Length) -> Self {
+        Self(self.0 & ((2 << longest.len_field()) - 1) as u16)
+    }
+
+    /// Bit n is set for vectors of n + 1 times 128 bits.
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
     /// Lists the lengths, the shortest first.
     pub fn iter(self) -> impl Iterator<Item = Length> {
         (1..=Length::MAX.quadwords() as u64)

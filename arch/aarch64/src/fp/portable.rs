@@ -9,7 +9,7 @@ use core::mem::size_of;
 use kernel::fp::{self, Layout, Register, SnapshotError, Units};
 
 use super::image::scalable_bytes;
-use super::{Form, Length, Registers, SIMD, SVE, Scalable};
+use super::{Form, Length, Lengths, Registers, SIMD, SVE, Scalable};
 
 /// What snapshots are like.
 pub const LAYOUT: Layout = Layout { machine: EM_AARCH64, register };
@@ -48,15 +48,20 @@ const NARROW: u8 = 0;
 /// The shape of a snapshot with Z registers, predicates and FFR.
 const WHOLE: u8 = 1;
 
-/// Says what the registers of a guest with these units are, whose image has `form`.
-pub(super) fn form(units: Units, form: Form, limit: Option<Length>) -> fp::Form {
+/// Says what the registers of a guest with `limit` are, whose image has `form`.
+pub(super) fn form(form: Form, limit: Lengths) -> fp::Form {
     let shape = if form == Form::Sve { WHOLE } else { NARROW };
-    fp::Form { units, shape, limit: bits(limit) }
+    fp::Form { units: units(limit), shape, limit: bits(limit), choice: limit.bits() }
+}
+
+/// What a guest with `limit` has.
+fn units(limit: Lengths) -> Units {
+    if limit == Lengths::NONE { SIMD } else { SIMD | SVE }
 }
 
 /// How many bits of a vector register a guest with `limit` can see.
-fn bits(limit: Option<Length>) -> u16 {
-    limit.map_or(128, |length| length.bits() as u16)
+fn bits(limit: Lengths) -> u16 {
+    limit.longest().map_or(128, |length| length.bits() as u16)
 }
 
 /// Writes everything: of a guest with SVE `ZCR_EL1`, and the scalable registers where V0-V31 do not say all.
@@ -78,18 +83,21 @@ pub(super) fn write(out: &mut Vec<u8>, simd: &Registers, sve: Option<(u64, Optio
 /// Reads everything; all registers of `form` are there. Returns the SIMD registers, `ZCR_EL1`, which is zero if the guest
 /// that they are of had no SVE, and the scalable registers if V0-V31 do not say all.
 pub(super) fn read(
-    limit: Option<Length>,
+    limit: Lengths,
     form: fp::Form,
     registers: &[u8],
 ) -> Result<(Registers, u64, Option<Scalable>), SnapshotError> {
-    let units = if limit.is_some() { SIMD | SVE } else { SIMD };
-    if !units.contains(form.units) {
-        return Err(SnapshotError::Units { found: name(form.units), guest: name(units) });
+    if !units(limit).contains(form.units) {
+        return Err(SnapshotError::Units { found: name(form.units), guest: name(units(limit)) });
     }
     let has_sve = form.units.contains(SVE);
     // What ZCR_EL1 asks for, and what the upper bits of vectors mean, depends on how long they can be.
     if has_sve && form.limit != bits(limit) {
         return Err(SnapshotError::Limit { found: form.limit, guest: bits(limit) });
+    }
+    // It asks for a length by the longest that it takes: which one it gets depends on those there are.
+    if has_sve && form.choice != limit.bits() {
+        return Err(SnapshotError::Choice { found: form.choice, guest: limit.bits() });
     }
     let (controls, vectors) = registers.split_at_checked(controls(form.units)).unwrap_or_default();
     let mut controls = controls.chunks_exact(8).map(|bytes| number(bytes) as u64);
@@ -102,7 +110,7 @@ pub(super) fn read(
         return Err(SnapshotError::Value { register: "ZCR_EL1", found: zcr });
     }
     let words = vectors.chunks(size_of::<u128>()).map(number);
-    let scalable = limit.filter(|_| has_sve && form.shape == WHOLE).map(Scalable::new);
+    let scalable = limit.longest().filter(|_| has_sve && form.shape == WHOLE).map(Scalable::new);
     let Some(mut scalable) = scalable else {
         simd.q.iter_mut().zip(words).for_each(|(to, word)| *to = word);
         return Ok((simd, zcr, None));

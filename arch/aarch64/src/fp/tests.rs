@@ -93,8 +93,13 @@ fn file(bits: &[u64]) -> File<Log> {
     File::new(log, if bits.is_empty() { Present::empty() } else { Present::SVE })
 }
 
+/// All lengths up to this one.
+fn up_to(bits: u64) -> Lengths {
+    (1..=bits / 128).filter_map(Length::from_quadwords).collect()
+}
+
 fn image(bits: u64) -> Vectors<Log> {
-    Vectors::new(Length::from_bits(bits))
+    Vectors::new(up_to(bits))
 }
 
 #[test]
@@ -165,7 +170,7 @@ fn an_image_costs_what_its_form_moves() {
     image.restore(&mut file, SIMD | SVE);
     assert_eq!(file.hardware().did.last(), Some(&"load scalable"));
     // A guest that was given nothing of it never pays for it.
-    let plain = <Vectors<Log>>::new(None);
+    let plain = <Vectors<Log>>::new(Lengths::NONE);
     assert_eq!((plain.units(), plain.bytes(SIMD), plain.closure(SIMD)), (SIMD, 528, SIMD));
 }
 
@@ -200,7 +205,7 @@ fn an_exposure_that_is_there_already_is_not_written() {
 #[test]
 fn the_vector_length_is_written_when_registers_are_loaded_and_never_else() {
     let mut file = file(&[128, 256, 512]);
-    let (long, short, plain) = (image(512), image(128), <Vectors<Log>>::new(None));
+    let (long, short, plain) = (image(512), image(128), <Vectors<Log>>::new(Lengths::NONE));
     let zcr = |file: &File<Log>| file.hardware().did.iter().filter(|what| **what == "zcr").count();
     long.restore(&mut file, SIMD | SVE);
     let before = zcr(&file);
@@ -227,7 +232,7 @@ fn the_vector_length_is_written_when_registers_are_loaded_and_never_else() {
 #[test]
 fn without_sve_only_simd_is_touched() {
     let mut file = file(&[]);
-    let mut image = <Vectors<Log>>::new(None);
+    let mut image = <Vectors<Log>>::new(Lengths::NONE);
     image.restore(&mut file, SIMD);
     <Vectors<Log>>::expose(&mut file, SIMD);
     image.save(&mut file, SIMD);
@@ -269,7 +274,7 @@ fn a_snapshot_has_registers_by_the_form_of_the_image() {
         names(&whole)[34..].join(" "),
         "Z31 P0 P1 P2 P3 P4 P5 P6 P7 P8 P9 P10 P11 P12 P13 P14 P15 FFR"
     );
-    let again = whole.state::<Vectors<Log>>(Length::from_bits(512)).unwrap();
+    let again = whole.state::<Vectors<Log>>(up_to(512)).unwrap();
     assert_eq!((again.form(), Snapshot::take(&again)), (Form::Sve, whole));
 }
 
@@ -288,7 +293,7 @@ fn the_longest_snapshot_can_be_written_as_lines() {
 #[test]
 fn a_snapshot_goes_only_to_a_guest_with_the_same_vectors() {
     let refusal = |from: u64, to: u64| {
-        let state = Snapshot::take(&image(from)).state::<Vectors<Log>>(Length::from_bits(to));
+        let state = Snapshot::take(&image(from)).state::<Vectors<Log>>(up_to(to));
         state.err().map(|why| why.to_string())
     };
     for bits in [0, 128, 512] {
@@ -301,15 +306,24 @@ fn a_snapshot_goes_only_to_a_guest_with_the_same_vectors() {
         Some("of a guest with vectors of 512 bits, and this one has 256")
     );
     assert!(refusal(128, 512).is_some());
+
+    // To ask for 384 bits gives 256 where they are missing.
+    let few: Lengths = [128, 256, 512].into_iter().filter_map(Length::from_bits).collect();
+    let of_few = Snapshot::take(&<Vectors<Log>>::new(few));
+    assert!(of_few.state::<Vectors<Log>>(few).is_ok());
+    assert_eq!(
+        of_few.state::<Vectors<Log>>(up_to(512)).unwrap_err().to_string(),
+        "of a guest with vectors of 128, 256, 512 bits, and this one has 128, 256, 384, 512"
+    );
 }
 
 #[test]
 fn a_value_that_no_register_holds_is_not_put_back() {
     let mut state = alloc::vec::Vec::new();
     image(512).export(&mut state);
-    let form = |units| fp::Form { units, shape: 0, limit: 512 };
+    let form = |units| fp::Form { units, shape: 0, limit: 512, choice: up_to(512).bits() };
     let refusal = |units, state: &[u8]| {
-        let state = <Vectors<Log>>::import(Length::from_bits(512), form(units), state);
+        let state = <Vectors<Log>>::import(up_to(512), form(units), state);
         state.err().map(|why| why.to_string())
     };
     state[16] = 0xf;

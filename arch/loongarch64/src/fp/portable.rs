@@ -24,7 +24,7 @@ const HIGHEST_TOP: u8 = 7;
 
 /// Says what the registers of a guest with `limit` are whose image has the form `width`.
 pub(super) fn form(limit: Units, width: Width) -> Form {
-    Form { units: limit, shape: width as u8, limit: bits(limit) }
+    Form { units: limit, shape: width as u8, limit: bits(limit), choice: 0 }
 }
 
 /// How many bits of a register a guest with `limit` can see.

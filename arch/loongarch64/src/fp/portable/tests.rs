@@ -61,6 +61,10 @@ fn what_no_register_can_hold_is_refused() {
     assert!(state(0, 7).is_ok());
     assert_eq!(state(0, 8).unwrap_err().to_string(), "TOP is 0x8, which has bits that mean nothing");
     assert_eq!(state(3, 0).unwrap_err(), SnapshotError::Shape(3));
-    assert_eq!(register(Form { units: FPU, shape: 2, limit: 64 }, 0), None, "XR of a guest without LASX");
+    assert_eq!(
+        register(Form { units: FPU, shape: 2, limit: 64, choice: 0 }, 0),
+        None,
+        "XR of a guest without LASX"
+    );
     assert_eq!(register(form(LASX | VECTORS, Width::Lasx), 38), None);
 }
