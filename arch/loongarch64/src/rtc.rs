@@ -104,7 +104,7 @@ fn days_before(months: i64) -> i64 {
 /// Year, month and day of a day since 1970.
 fn date(days: i64) -> (i64, u32, u32) {
     // The month that the day is in, or the one before or after it.
-    let guess = 1970 * 12 + days * 4800 / 146_097;
+    let guess = 1970 * 12 + (days * 4800).div_euclid(146_097);
     let months =
         (guess - 1..=guess + 1).rev().find(|months| days_before(*months) <= days).unwrap_or(guess - 1);
     let day = days - days_before(months) + 1;

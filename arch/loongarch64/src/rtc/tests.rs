@@ -193,6 +193,12 @@ fn the_machine_s_own_clock_is_read_even_at_new_year() {
     assert_eq!(read(&unset), None);
 }
 
+#[test]
+fn a_day_long_before_1970_is_one_of_a_month() {
+    let (_, month, day) = date(-8_888_351_888);
+    assert!((1..=12).contains(&month) && (1..=31).contains(&day), "{month} {day}");
+}
+
 proptest! {
     #[test]
     fn the_calendar_is_that_of_days_counted_one_by_one(days in 0u64..200_000, second in 0u64..86400) {
