@@ -270,7 +270,8 @@ mod tests {
             ("quiet trace=8192", 2, Some(8192)),
             ("trace=65536", 1, Some(65536)),
             ("trace=65536", 2, Some(32768)),
-            ("trace=18446744073709551615", 3, Some(16384)),
+            ("trace=16384", 6, Some(16384)),
+            ("trace=18446744073709551615", 6, Some(16384)),
             ("trace=8192", 64, Some(1024)),
         ] {
             assert_eq!(trace_room(bootargs, cpus), room, "{bootargs} on {cpus}");

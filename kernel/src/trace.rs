@@ -12,8 +12,8 @@ use crate::fp::Outcome;
 
 /// How many records a CPU keeps unless the machine is told otherwise.
 pub const RECORDS: usize = 512;
-/// How many all CPUs together can be told to keep: 2 MiB of the heap.
-pub const MOST_RECORDS: usize = 1 << 16;
+/// How many all CPUs together can be told to keep: 3 MiB of the heap.
+pub const MOST_RECORDS: usize = 3 << 15;
 
 /// The most CPUs whose records can be merged.
 pub const CPUS: usize = 64;
@@ -124,7 +124,7 @@ impl Trace {
 
     /// A ring that keeps at least so many records, if there can be one.
     pub fn with_room(records: usize) -> Self {
-        let records = records.clamp(1, MOST_RECORDS).next_power_of_two();
+        let records = records.clamp(1, 1 << MOST_RECORDS.ilog2()).next_power_of_two();
         Self {
             next: AtomicU64::new(0),
             undumped: AtomicU64::new(0),
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_ring_has_room_for_a_power_of_two() {
-        for (asked, has) in [(0, 1), (1, 1), (512, 512), (513, 1024), (usize::MAX, MOST_RECORDS)] {
+        for (asked, has) in [(0, 1), (1, 1), (512, 512), (513, 1024), (usize::MAX, 1 << 16)] {
             assert_eq!(Trace::with_room(asked).records.len(), has);
         }
     }
