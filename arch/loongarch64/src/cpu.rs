@@ -214,10 +214,9 @@ impl ThisCpu {
     /// Runs the loaded guest until something stops it that [`quick`] does not deal with.
     #[inline(always)]
     fn visit(&mut self, guest: &mut Guest) -> Visit {
-        // SAFETY: 1. the core calls `enter` between `load` and `unload` of this guest, which put its registers,
-        // identifier and stage 2 in place and set PVM. 2. The vectors were installed when this CPU started, and
-        // `SAVE5` is zero outside this call. 3. `guest` and `self` are borrowed for the whole call, and so are the chips
-        // that `load` noted, by `enter`.
+        // SAFETY: 1. between `load` and `unload` of this guest, which put its registers, identifier and stage 2 in place and
+        // set PVM. 2. The vectors were installed when this CPU started, and `SAVE5` is zero outside this call. 3. `guest`,
+        // `self` and, by `enter`, the chips that `load` noted are borrowed for the whole call.
         let estat = unsafe { switch::enter(&raw mut guest.frame, &raw mut self.quick) };
         if !self.quick.kicks.is_empty() {
             return Visit::Rung(core::mem::take(&mut self.quick.kicks));

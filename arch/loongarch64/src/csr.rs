@@ -35,10 +35,10 @@ macro_rules! moves {
             type R = ();
             #[inline(always)]
             fn set(&self, value: u64) {
-                // SAFETY: the registers named here hold guest state or configure what guests may do and what
-                // interrupts the root. None of them changes how the root itself fetches, loads or stores: it runs in
-                // direct-mapped windows, which no name here reaches. The instruction swaps, so its operand is
-                // overwritten; not `nomem`, so that stores before it stay before it.
+                // The instruction swaps, so its operand is overwritten; not `nomem`, so that stores before it stay before it.
+                // SAFETY: the registers named here hold guest state or configure what guests may do and what interrupts the
+                // root. None changes how the root itself fetches, loads or stores: it runs in direct-mapped windows, which
+                // no name here reaches.
                 unsafe { asm!(concat!($write, " {}, {}"), inout(reg) value => _, const N, options(nostack)) };
             }
         }

@@ -325,11 +325,10 @@ impl<T: Turn> RunQueue<T> {
     /// that may again stay.
     pub fn review(&mut self, now: u64) {
         let astray = |queue: &Self| {
-            let ready = queue.ready.iter().map(|ready| &*ready.item);
             let stays = |item: &T| queue.place.welcomes(item);
-            let ready = ready.into_iter().find(|item| !stays(item));
-            let leaving = queue.leaving.iter().map(|item| &**item).find(|item| stays(item));
-            ready.or(leaving).map(Turn::id)
+            let leaves = queue.ready.iter().map(|ready| &*ready.item).find(|item| !stays(item));
+            let returns = queue.leaving.iter().map(|item| &**item).find(|item| stays(item));
+            leaves.or(returns).map(Turn::id)
         };
         while let Some(id) = astray(self) {
             self.refresh(id, now);
