@@ -1,5 +1,7 @@
 //! A guest's counter and timer, which go on while it is out.
 
+use core::cell::Cell;
+
 use guests::arch::csr as number;
 use guests::report::{Done, Outcome, test};
 use guests::timer::{busy, micros, now, within};
@@ -18,6 +20,7 @@ pub(super) fn tests() {
     test("counter-with-an-offset", counter);
     test("timer-runs-while-out", runs_while_out);
     test("one-shot-fires-while-out", one_shot);
+    test("one-shot-fires-as-a-whole", fires_whole);
     test("one-shot-fires-inside", fires_inside);
     test("timer-interrupt-is-the-guests-to-clear", cleared_by_guest);
     test("periodic-while-out", periodic);
@@ -91,6 +94,29 @@ fn one_shot() -> Outcome {
     ensure!(at + 4 >= deadline, "{} ticks early", deadline - at);
     ensure!(tval == FIRED, "TVAL is {tval:#x} afterwards, expected {FIRED:#x}; TCFG is {tcfg:#x}");
     ensure!(cleared && !again, "cleared by TICLR {cleared}, pending again {again}");
+    Ok(Done::Passed)
+}
+
+/// Whoever sees by TCFG or TVAL that the timer is not running finds its interrupt pending: a hypervisor that is about to idle
+/// has nothing else to go by. Until then TVAL only falls.
+fn fires_whole() -> Outcome {
+    rest();
+    let long = micros(1000) & !3;
+    for shot in 0..5000 {
+        set_gcsr!(number::TCFG, long | ENABLE);
+        set_gcsr!(number::TVAL, micros(10 + shot % 16));
+        let last = Cell::new(long);
+        let fired = within(5_000_000, || {
+            let (tcfg, tval) = (gcsr!(number::TCFG), gcsr!(number::TVAL));
+            let stopped = tcfg & ENABLE == 0 || tval > last.replace(tval);
+            stopped || gcsr!(number::ESTAT) & TI != 0
+        });
+        let pending = gcsr!(number::ESTAT) & TI != 0;
+        set_gcsr!(number::TCFG, 0);
+        set_gcsr!(number::TICLR, 1);
+        ensure!(fired, "never pending, shot {shot}");
+        ensure!(pending, "stopped before its interrupt was pending, shot {shot}: TVAL {:#x}", last.get());
+    }
     Ok(Done::Passed)
 }
 
