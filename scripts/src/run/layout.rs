@@ -7,6 +7,7 @@ use super::vm::Vm;
 use crate::arch::Arch;
 use crate::payload::{self, NotAKernel};
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use kernel::addr::CpuId;
 use kernel::domain::{MAX_BOOTARGS, MAX_CPUS, MAX_GUESTS, MAX_NAME};
 use kernel::sched::{CpuSet, MAX_WEIGHT};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -108,7 +109,8 @@ fn check_one(vm: &Vm, machine: &Machine) -> Result<()> {
         vm.cmdline.len()
     );
     ensure!(vm.memory.0.is_multiple_of(4096), "key `memory`: {} is no multiple of 4 KiB", vm.memory);
-    if let Some(missing) = vm.affinity.iter().flat_map(|list| &list.0).find(|&&cpu| cpu >= cpus) {
+    let there = CpuSet::first_n(cpus as usize);
+    if let Some(CpuId(missing)) = vm.affinity.and_then(|affinity| (affinity.0 & !there).first()) {
         bail!("key `affinity`: there is no CPU {missing}; the machine has {cpus}, numbered from 0 (--cpus)");
     }
     ensure!(
@@ -264,8 +266,9 @@ fn domain(vm: &Vm, modules: &Modules) -> Node {
             node.set("sve", []);
         }
     }
-    if let Some(affinity) = &vm.affinity {
-        node.set_cells("fermata,affinity", &affinity.0);
+    if let Some(affinity) = vm.affinity {
+        let cpus: Vec<u32> = affinity.0.iter().map(|cpu| cpu.0 as u32).collect();
+        node.set_cells("fermata,affinity", &cpus);
     }
     if let Some(units) = &vm.fp_units {
         node.set_strings("fermata,fp-units", units.names());
@@ -294,7 +297,6 @@ fn halves(number: u64) -> [u32; 2] {
 mod tests {
     use super::super::machine::Board;
     use super::super::tree::tests::machine;
-    use super::super::units::Cpus;
     use super::super::vm::Policy;
     use super::*;
     use crate::payload::tests::image;
@@ -314,7 +316,7 @@ mod tests {
             fp: Policy::Lazy,
             fp_units: None,
             sve: Sve::Hidden,
-            affinity: Some(Cpus(vec![0, 1])),
+            affinity: Some("0-1".parse().unwrap()),
             weight: 512,
         }
     }
@@ -429,7 +431,9 @@ mod tests {
         assert!(changed(&|vm| vm.name = "a".into()).contains("two guests are called `a`"));
         assert!(changed(&|vm| vm.name = "1st".into()).contains("`1st` cannot be"));
         assert!(changed(&|vm| vm.name = "fermata".into()).contains("own console"));
-        assert!(changed(&|vm| vm.affinity = Some(Cpus(vec![1, 2]))).contains("no CPU 2; the machine has 2"));
+        assert!(
+            changed(&|vm| vm.affinity = Some("1-2".parse().unwrap())).contains("no CPU 2; the machine has 2")
+        );
         assert!(
             changed(&|vm| vm.memory = Memory(4 * MIB)).contains("`b`: key `memory`: 4 MiB is too little")
         );

@@ -226,7 +226,7 @@ fn table(machine: &Machine, vms: &[Vm], linux: &Linux) -> String {
     };
     let mut rows = vec![["guest", "vCPUs", "memory", "FP", "on CPUs", "weight", "kernel"].map(String::from)];
     for vm in vms {
-        let affinity = vm.affinity.as_ref().map_or_else(|| "all".to_string(), ToString::to_string);
+        let affinity = vm.affinity.map_or_else(|| "all".to_string(), |affinity| affinity.to_string());
         rows.push([
             vm.name.clone(),
             vm.cpus.to_string(),

@@ -1,5 +1,6 @@
 //! Amounts of memory, sets of CPUs and of FP units, and vector lengths, as people write them.
 
+use kernel::sched::CpuSet;
 use serde::Deserialize;
 use std::fmt;
 use std::str::FromStr;
@@ -9,10 +10,13 @@ use std::str::FromStr;
 #[serde(try_from = "Written")]
 pub(crate) struct Memory(pub(crate) u64);
 
-/// The numbers of physical CPUs, ascending and without repeats. Written `0-1`, `3`, `0+2-3`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// Some physical CPUs, at least one. Written `0-1`, `3`, `0+2-3`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Written")]
-pub(crate) struct Cpus(pub(crate) Vec<u32>);
+pub(crate) struct Cpus(pub(crate) CpuSet);
+
+/// The highest number that a CPU may have.
+const HIGHEST_CPU: usize = CpuSet::CAPACITY - 1;
 
 /// The FP units of a guest on LoongArch, in the order of their widths. Written `fpu`, `fpu+lsx`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -88,40 +92,13 @@ impl fmt::Display for Memory {
     }
 }
 
-/// Highest CPU number a list may hold; no machine here comes near.
-const HIGHEST_CPU: u32 = 511;
-
 impl FromStr for Cpus {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no list of CPUs; write 1, 0-3, or 0+2-3");
-        let number = |text: &str| match text.trim().parse() {
-            Ok(cpu) if cpu <= HIGHEST_CPU => Ok(cpu),
-            Ok(cpu) => Err(format!("there is no CPU {cpu}; {HIGHEST_CPU} is the highest number")),
-            Err(_) => Err(wrong()),
-        };
-        let mut cpus = Vec::new();
-        for part in text.split(['+', ',']) {
-            match part.split_once('-') {
-                Some((first, last)) => cpus.extend(number(first)?..=number(last)?),
-                None => cpus.push(number(part)?),
-            }
-        }
-        Self::from_list(cpus)
-    }
-}
-
-impl Cpus {
-    /// Makes a set of the numbers in any order.
-    fn from_list(mut cpus: Vec<u32>) -> Result<Self, String> {
-        cpus.sort_unstable();
-        cpus.dedup();
-        if cpus.is_empty() {
-            Err("an empty list of CPUs leaves none to run on".to_string())
-        } else {
-            Ok(Self(cpus))
-        }
+        CpuSet::parse(text).map(Self).ok_or_else(|| {
+            format!("`{text}` is no list of CPUs; write 1, 0-3, or 0+2-3, with {HIGHEST_CPU} as the highest number")
+        })
     }
 }
 
@@ -132,25 +109,17 @@ impl TryFrom<Written> for Cpus {
         match written {
             Written::Number(cpu) => cpu.to_string().parse(),
             Written::Text(text) => text.parse(),
-            Written::List(cpus) => Self::from_list(cpus),
+            Written::List(cpus) => {
+                let cpus: Vec<String> = cpus.iter().map(u32::to_string).collect();
+                cpus.join("+").parse()
+            }
         }
     }
 }
 
 impl fmt::Display for Cpus {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        let mut rest = self.0.as_slice();
-        while let [first, ..] = *rest {
-            let run = rest.iter().zip(first..).take_while(|(cpu, next)| *cpu == next).count();
-            match run {
-                1 => write!(out, "{separator}{first}")?,
-                _ => write!(out, "{separator}{first}-{}", rest[run - 1])?,
-            }
-            separator = "+";
-            rest = &rest[run..];
-        }
-        Ok(())
+        self.0.fmt(out)
     }
 }
 
@@ -259,19 +228,23 @@ mod tests {
 
     #[test]
     fn cpu_lists_read_back_as_they_are_shown() {
-        for (text, cpus, shown) in [
-            ("0", vec![0], "0"),
-            ("0-1", vec![0, 1], "0-1"),
-            ("3+0-1", vec![0, 1, 3], "0-1+3"),
-            ("2,2", vec![2], "2"),
-        ] {
-            let list: Cpus = text.parse().unwrap();
-            assert_eq!((&list.0, list.to_string().as_str()), (&cpus, shown));
+        for (written, bits, shown) in
+            [("'0'", 1, "0"), ("'3+0-1'", 0b1011, "0-1+3"), ("2", 0b100, "2"), ("[2, 0, 2]", 0b101, "0+2")]
+        {
+            let list = read(written).unwrap();
+            assert_eq!((list.0, list.to_string().as_str()), (CpuSet::from_bits(bits), shown));
             assert_eq!(shown.parse::<Cpus>(), Ok(list));
         }
-        for wrong in ["", "x", "1-", "0-600", "1-0"] {
-            assert!(wrong.parse::<Cpus>().is_err(), "{wrong}");
+        for wrong in ["''", "'x'", "'1-'", "'0-64'", "'1-0'", "64", "[]", "[4294967295]"] {
+            let why = read(wrong).unwrap_err();
+            assert!(why.contains("is no list of CPUs") && why.contains("63"), "{wrong}: {why}");
         }
+    }
+
+    /// What a TOML file has as a list of CPUs.
+    fn read(written: &str) -> Result<Cpus, String> {
+        let table = toml::from_str::<std::collections::BTreeMap<String, Cpus>>(&format!("cpus = {written}"));
+        table.map(|table| table["cpus"]).map_err(|error| error.to_string())
     }
 
     #[test]

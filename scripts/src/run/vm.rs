@@ -306,7 +306,7 @@ mod tests {
             fp: Policy::Lazy,
             fp_units: Some("fpu+lsx".parse().unwrap()),
             sve: Sve::Bits(512),
-            affinity: Some(Cpus(vec![0, 2])),
+            affinity: Some("0+2".parse().unwrap()),
             weight: 512,
         };
         assert_eq!(vm.resolve(7, Arch::Aarch64, &linux()), expected);

@@ -420,7 +420,7 @@ impl Test {
             fp: guest.fp.or(self.policy).unwrap_or_default(),
             fp_units: guest.fp_units.clone(),
             sve: guest.sve,
-            affinity: guest.affinity.clone(),
+            affinity: guest.affinity,
             weight: guest.weight.unwrap_or(256),
         })
     }
