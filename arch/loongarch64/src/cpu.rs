@@ -421,7 +421,8 @@ impl ThisCpu {
             return None;
         }
         let (enabled, pending) = (GECFG.get() & TI != 0, GESTAT.get() & TI != 0);
-        (enabled && !pending).then(|| Ticks(counter().saturating_add(GTVAL.get())))
+        let left = GTVAL.get();
+        (enabled && !pending).then(|| Ticks(counter().saturating_add(left)))
     }
 }
 
@@ -484,8 +485,8 @@ impl Cpu<Loongarch64> for ThisCpu {
 
     #[inline]
     fn unload(&mut self, guest: &mut Guest, _: &GuestChips) {
-        let now = lvz::store(&mut guest.csr);
-        guest.save_timer(now);
+        let (timer, now) = lvz::store(&mut guest.csr);
+        guest.save_timer(timer, now);
         self.loaded = Loaded::Nobody;
     }
 

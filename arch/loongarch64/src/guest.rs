@@ -316,11 +316,9 @@ impl Guest {
         now.0.wrapping_sub(self.counter_offset)
     }
 
-    /// Takes over the timer as it was in the hardware: `csr` has `TCFG`, `TVAL` and `ESTAT`, read in this
-    /// order, and the time before `TVAL` was read is `now`.
-    pub fn save_timer(&mut self, now: Ticks) {
-        let Csr { tcfg, tval, estat, .. } = self.csr;
-        self.timer.save(Registers { tcfg, tval, ti: estat & TI != 0 }, now);
+    /// Takes over the timer as it was in the hardware just before `now`.
+    pub fn save_timer(&mut self, registers: Registers, now: Ticks) {
+        self.timer.save(registers, now);
     }
 
     /// Puts what the timer's registers hold at `now` into `csr`.

@@ -9,6 +9,7 @@ use crate::csr::{
     GCFG, GINTC, GSTAT, GTLBC, GTLBC_USETGID, Gcsr, Lvz, Readable, Writeable, counter, invalidate_all,
 };
 use crate::guest::{Csr, TI};
+use crate::timer::Registers;
 
 /// Mode, privilege and interrupt enable of the guest.
 pub const GCRMD: Gcsr<0x0> = Gcsr;
@@ -102,18 +103,18 @@ pub fn load_timer(csr: &Csr) {
     GTVAL.set(csr.tval);
 }
 
-/// Takes a guest's registers out of the hardware, and stops its timer. Returns at what time that had come to `TVAL`.
-pub fn store(csr: &mut Csr) -> Ticks {
-    // In this order, so that a timer that fires meanwhile is seen to have fired (`timer`).
-    csr.tcfg = GTCFG.get();
-    let now = Ticks(counter());
-    csr.tval = GTVAL.get();
-    GTCFG.set(0);
+/// Takes a guest's registers out of the hardware, and stops its timer. Returns what that had come to, and a time after it.
+pub fn store(csr: &mut Csr) -> (Registers, Ticks) {
+    let (tcfg, first_tval) = (GTCFG.get(), GTVAL.get());
     csr.estat = GESTAT.get();
+    let tval = GTVAL.get();
+    let now = Ticks(counter());
+    // What it does from here on is forgotten.
+    GTCFG.set(0);
     store_plain(csr);
     store_arrays(csr);
     csr.llbctl = GLLBCTL.get();
-    now
+    (Registers::read(tcfg, first_tval, csr.estat & TI != 0, tval), now)
 }
 
 /// Changes the bits of `mask` of the guest's `ESTAT`, without losing an interrupt of its timer.

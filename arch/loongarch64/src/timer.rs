@@ -27,6 +27,15 @@ pub struct Registers {
     pub ti: bool,
 }
 
+impl Registers {
+    /// What was read of a timer that may be running, in this order. One that fires on the way is seen to have fired, by its
+    /// interrupt or because the counter went up, or is seen not to have, whatever it does next: it fires once.
+    #[must_use]
+    pub const fn read(tcfg: u64, first_tval: u64, ti: bool, tval: u64) -> Self {
+        Self { tcfg, tval, ti: ti || tval > first_tval }
+    }
+}
+
 /// Whether the counter runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Run {
@@ -53,8 +62,8 @@ impl Timer {
         Self { mask, tcfg: 0, run: Run::Stopped(0), ti: false }
     }
 
-    /// Takes the timer out of the hardware. `TCFG` was read first, then `now`, then `TVAL`, and TI last: a timer that
-    /// fires in between then fires once.
+    /// Takes the timer out of the hardware. `now` is the time after its registers were read: it may be late by what passed
+    /// in between, but never early.
     pub fn save(&mut self, registers: Registers, now: Ticks) {
         let Registers { tcfg, tval, ti } = registers;
         let tval = tval & self.mask;

@@ -37,6 +37,9 @@ fn power_on_is_as_in_the_manual() {
     assert_eq!(csr.stlbps, 12);
 }
 
+/// A one-shot timer with 600 of 1000 ticks left.
+const RUNNING: Registers = Registers { tcfg: 1001, tval: 600, ti: false };
+
 #[test]
 fn a_boot_vcpu_is_given_what_linux_wants() {
     let mut guest = guest(0);
@@ -51,11 +54,11 @@ fn a_boot_vcpu_is_given_what_linux_wants() {
 fn reset_leaves_nothing_of_the_former_life() {
     let mut guest = guest(2);
     guest.frame.r = [7; 32];
-    guest.csr = Csr { crmd: 0xb0, save: [7; 8], tcfg: 1001, estat: 0x1fff, ..Csr::default() };
+    guest.csr = Csr { crmd: 0xb0, save: [7; 8], estat: 0x1fff, ..Csr::default() };
     guest.shadow.impctl1 = 7;
     guest.load = Some(Load { register: 4, width: 4, extend: Extend::Sign });
     guest.answer = Answer::Registers;
-    guest.save_timer(Ticks(0));
+    guest.save_timer(Registers { tcfg: 1001, tval: 0, ti: true }, Ticks(0));
     let mut gids = crate::gid::Gids::new(8);
     let _ = gids.ensure(kernel::addr::CpuId(0), &mut guest.tag);
     guest.reset(Gpa(0), 0);
@@ -135,8 +138,8 @@ fn each_fault_has_its_code() {
 #[test]
 fn it_sleeps_until_what_it_waits_for() {
     let mut guest = guest(0);
-    guest.csr = Csr { tcfg: 1001, tval: 600, ecfg: TI | 1, estat: 1 << 12 | 1 << 3, ..Csr::default() };
-    guest.save_timer(Ticks(5000));
+    guest.csr = Csr { ecfg: TI | 1, estat: 1 << 12 | 1 << 3, ..Csr::default() };
+    guest.save_timer(RUNNING, Ticks(5000));
     assert_eq!(guest.deadline(), Some(Ticks(5600)));
     assert!(!guest.wakes(1 << 3, Ticks(5599)), "it does not wait for lines");
     assert!(guest.wakes(0, Ticks(5600)));
@@ -153,8 +156,8 @@ fn it_sleeps_until_what_it_waits_for() {
 #[test]
 fn its_timer_goes_through_its_registers() {
     let mut guest = guest(0);
-    guest.csr = Csr { tcfg: 1001, tval: 600, estat: 1, ..Csr::default() };
-    guest.save_timer(Ticks(5000));
+    guest.csr = Csr { estat: 1, ..Csr::default() };
+    guest.save_timer(RUNNING, Ticks(5000));
     guest.load_timer(Ticks(5100));
     assert_eq!((guest.csr.tcfg, guest.csr.tval, guest.csr.estat), (1001, 500, 1));
     guest.load_timer(Ticks(5600));
