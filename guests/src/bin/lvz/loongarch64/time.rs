@@ -168,9 +168,9 @@ fn write_left() -> Outcome {
     rest();
     let long = micros(60_000_000) & !3;
     set_gcsr!(number::TCFG, long | ENABLE);
+    let deadline = now() + micros(800);
     set_gcsr!(number::TVAL, micros(800));
     let left = gcsr!(number::TVAL);
-    let deadline = now() + micros(800) - micros(100);
     let (fired, at) = (fires(), now());
     set_gcsr!(number::TCFG, 0);
     set_gcsr!(number::TICLR, 1);
