@@ -405,9 +405,9 @@ impl ThisCpu {
     #[inline]
     fn try_timer(&self, guest: &mut Guest) -> bool {
         let now = now();
-        guest.load_timer(now);
-        lvz::load_timer(&guest.csr);
-        guest.csr.tcfg & TCFG_EN == 0 || counter() - now.0 < self.timer_slack
+        let timer = guest.load_timer(now);
+        lvz::load_timer(guest.csr.estat, timer);
+        timer.tcfg & TCFG_EN == 0 || counter() - now.0 < self.timer_slack
     }
 
     /// Whether the loaded guest has an interrupt pending that it enabled.

@@ -26,7 +26,7 @@ pub struct Frame {
 }
 
 /// The guest's control and status registers that the hardware has (GCSR), moved when a vCPU is loaded or
-/// unloaded.
+/// unloaded. Those of its timer are not: while it is away they are a time.
 #[derive(Clone, Debug, Default)]
 #[expect(missing_docs, reason = "each field is the register of that name in the manual")]
 pub struct Csr {
@@ -57,8 +57,6 @@ pub struct Csr {
     pub prcfg3: u64,
     pub save: [u64; 8],
     pub tid: u64,
-    pub tcfg: u64,
-    pub tval: u64,
     pub cntc: u64,
     pub llbctl: u64,
     pub tlbrentry: u64,
@@ -321,12 +319,11 @@ impl Guest {
         self.timer.save(registers, now);
     }
 
-    /// Puts what the timer's registers hold at `now` into `csr`.
-    pub fn load_timer(&mut self, now: Ticks) {
-        let Registers { tcfg, tval, ti } = self.timer.restore(now);
-        self.csr.tcfg = tcfg;
-        self.csr.tval = tval;
-        self.csr.estat = self.csr.estat & !TI | if ti { TI } else { 0 };
+    /// Returns what the timer's registers hold at `now`; `csr` then has its interrupt.
+    pub fn load_timer(&mut self, now: Ticks) -> Registers {
+        let registers = self.timer.restore(now);
+        self.csr.estat = self.csr.estat & !TI | if registers.ti { TI } else { 0 };
+        registers
     }
 
     /// Whether an interrupt is pending at `now` that wakes it, while it is not loaded. `lines` are the bits of

@@ -94,13 +94,13 @@ pub fn load(csr: &Csr) {
     GLLBCTL.set(csr.llbctl & KLO | WCLLB);
 }
 
-/// Lets the guest's timer run as `csr` has it, and writes its interrupts with it.
-pub fn load_timer(csr: &Csr) {
+/// Lets the guest's timer run, and writes its interrupts with it.
+pub fn load_timer(estat: u64, timer: Registers) {
     // It stands still, so it cannot fire while the interrupts are written.
     GTCFG.set(0);
-    GESTAT.set(csr.estat);
-    GTCFG.set(csr.tcfg);
-    GTVAL.set(csr.tval);
+    GESTAT.set(estat);
+    GTCFG.set(timer.tcfg);
+    GTVAL.set(timer.tval);
 }
 
 /// Takes a guest's registers out of the hardware, and stops its timer. Returns what that had come to, and a time after it.

@@ -29,8 +29,9 @@ pub(crate) fn guest(index: usize) -> Guest {
 
 #[test]
 fn power_on_is_as_in_the_manual() {
-    let csr = guest(3).csr;
-    assert_eq!((csr.crmd, csr.euen, csr.ecfg, csr.tcfg, csr.tlbrera), (8, 0, 0, 0, 0));
+    let mut guest = guest(3);
+    let (timer, csr) = (guest.load_timer(Ticks(0)), guest.csr);
+    assert_eq!((csr.crmd, csr.euen, csr.ecfg, timer.tcfg, csr.tlbrera), (8, 0, 0, 0, 0));
     assert_eq!(csr.cpuid, 3);
     assert_eq!(csr.asid, 0xa_0000, "ten bits of ASID");
     assert_eq!((csr.prcfg1, csr.prcfg2, csr.prcfg3), (0x72f8, 0x3fff_f000, 0x80_73f2));
@@ -158,10 +159,10 @@ fn its_timer_goes_through_its_registers() {
     let mut guest = guest(0);
     guest.csr = Csr { estat: 1, ..Csr::default() };
     guest.save_timer(RUNNING, Ticks(5000));
-    guest.load_timer(Ticks(5100));
-    assert_eq!((guest.csr.tcfg, guest.csr.tval, guest.csr.estat), (1001, 500, 1));
-    guest.load_timer(Ticks(5600));
-    assert_eq!((guest.csr.tcfg, guest.csr.estat), (1000, 1 | TI));
+    let timer = guest.load_timer(Ticks(5100));
+    assert_eq!((timer.tcfg, timer.tval, guest.csr.estat), (1001, 500, 1));
+    let timer = guest.load_timer(Ticks(5600));
+    assert_eq!((timer.tcfg, guest.csr.estat), (1000, 1 | TI));
     assert_eq!(guest.counter(Ticks(5600)), 600);
 }
 
